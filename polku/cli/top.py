@@ -158,21 +158,29 @@ def rows_of(tree: dict[str, Any], to: str = "") -> list[Row]:
     named = {row.part for row in rows}
     others = [_with_process(tree, Row(name, well=True, state="ok")) for name in tree["parts"] if name not in named]
     others = [row for row in others if not (row.well and row.part.endswith("dead_letters"))]  # these have rows below
-    return sorted([*rows, *others, *_candidates(tree), *scales, *_letters(tree, to)], key=lambda row: row.well)
+    return sorted([*rows, *others, *_candidates(tree), *scales, *_letters(tree, to)], key=_by_trouble)
+
+
+def _by_trouble(row: Row) -> tuple[bool, bool]:
+    """Return what rows are sorted by: those that are unwell first, then those that hold up others, or lose events."""
+    return row.well, not row.holds_up and (not row.advice or row.part.startswith("dead letters"))
 
 
 def _letters(tree: dict[str, Any], to: str) -> Iterator[Row]:
     """Yield a row for the dead letters of each emitter, and for those of none, with the command that lists them."""
     asked = f" --to={quoted(to)}" if to else ""
     counts: dict[str, Counter[str]] = {}
+    reasons: dict[str, str] = {}
     for one in tree.get("dead_letters", ()):
+        reasons[one["emitter"]] = one.get("reason") or reasons.get(one["emitter"], "")
         counts.setdefault(one["emitter"], Counter())[one["code"]] += one["total"]
     for emitter, codes in sorted(counts.items()):
         if total := codes.total():
             state = ", ".join(f"{code} {count:,}" for code, count in sorted(codes.items()) if count)
             part = f"dead letters of {emitter}" if emitter else "dead letters"
             command = f"polku dlq list{asked} --emitter={quoted(emitter)}"
-            yield Row(part, True, f"since the start: {state}", errors=total, advice=_LETTERS, command=command)
+            latest = f"; the latest: {reasons[emitter]}" if reasons[emitter] else ""
+            yield Row(part, True, f"since the start: {state}{latest}", errors=total, advice=_LETTERS, command=command)
 
 
 def _scale(scale: dict[str, Any]) -> Row:

@@ -56,7 +56,7 @@ class DeadLetterStatistics(NamedTuple):
     """Count dead letters by emitter and code; `forgotten` were pushed out by newer ones.
 
     `fault` says why letters cannot be stored or replayed now. `waiting` counts letters whose replay was asked for, by
-    emitters that the pipeline does not have.
+    emitters that the pipeline does not have. `reasons` has the latest reason of each kind.
     """
 
     total: int
@@ -66,6 +66,7 @@ class DeadLetterStatistics(NamedTuple):
     fault: str = ""
     forgotten_by: Mapping[tuple[str, str], int] = {}
     waiting: Mapping[str, int] = {}
+    reasons: Mapping[tuple[str, str], str] = {}
 
 
 class DeadLetters:
@@ -90,6 +91,7 @@ class DeadLetters:
         self._clock = clock or SystemClock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._forgotten: Counter[tuple[str, str]] = Counter()
+        self._reasons: dict[tuple[str, str], str] = {}
         self._number = 0
         self._open = TaskSet("dead letters")
 
@@ -130,6 +132,7 @@ class DeadLetters:
             self._forgotten.total(),
             dict(self._counts),
             forgotten_by=dict(self._forgotten),
+            reasons=self._reasons.copy(),
         )
 
     def _bury_all(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
@@ -176,6 +179,7 @@ class DeadLetters:
     def _keep(self, letter: DeadLetter) -> PrincipalLetters:
         part = PrincipalLetters(letter.emitter, letter.code, self.principal(letter.event))
         self._counts[part.kind] += 1
+        self._reasons[part.kind] = letter.reason
         self._number += 1
         self._letters.setdefault(part, deque()).append((self._number, letter))
         self._bytes[part] += _size(letter)

@@ -8,6 +8,8 @@ from enum import StrEnum
 from polku import checks
 from polku.clock import Clock
 
+_TOLD = 3  # failures in a row, after which it is said that a destination takes nothing: sooner than most circuits open
+
 
 class State(StrEnum):
     """Say what a circuit breaker lets through."""
@@ -59,6 +61,11 @@ class Circuit:
     def now(self) -> float:
         """The time in seconds by the monotonic clock that it goes by."""
         return self._clock.monotonic()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the destination takes nothing, as far as calls tell."""
+        return self.state is not State.CLOSED or self._failures >= _TOLD
 
     def wait(self) -> float:
         """Return the seconds until a call may be made; 0 lets it through."""

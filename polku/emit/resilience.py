@@ -389,7 +389,7 @@ class Resilient:
         known = isinstance(error, (RetryableError, MisconfiguredError))
         text = explained(error, said(error) if known else named(error), self._config.emitter)
         self._errors.add(text)
-        if is_of_settings(error) or self._circuit.state is not State.CLOSED:
+        if is_of_settings(error) or self._circuit.is_failing:
             self._alarm, self._cause = text, self._cause_of(error)
 
     def _cause_of(self, error: Exception) -> Cause:

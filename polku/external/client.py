@@ -67,6 +67,7 @@ class PluginClient:
         self._is_open = False
         self._complaint = ""
         self._remark = "connecting"
+        self._lost = asyncio.Event()  # since health was asked for
         self._calls = self._failures = self._in_flight = 0
 
     async def start(self) -> None:
@@ -153,7 +154,7 @@ class PluginClient:
             raise self.fault(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
         except grpc.aio.AioRpcError as error:
             if error.code() in _LOST:
-                self._info = None
+                self._forget()
             raise self._explain(method, timeout, error) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -200,8 +201,14 @@ class PluginClient:
                 await self._channel.wait_for_state_change(state)
             state = self._channel.get_state(try_to_connect=True)
             if state is not _READY:
-                self._info = None
+                self._forget()
                 await self._renew()
+
+    def _forget(self) -> None:
+        """Forget what the plugin said: the connection is lost, so its health is asked for at once."""
+        if self._info is not None:
+            self._info = None
+            self._lost.set()
 
     async def _renew(self) -> None:
         """Open another channel where the files of its certificates have changed."""
@@ -212,13 +219,16 @@ class PluginClient:
 
     async def _watch_health(self) -> None:
         while True:
+            self._lost.clear()
             try:
                 self._complaint, self._remark = await self._read_health()
             except CallError as error:
                 self._complaint = str(error)
             self._tasks.works("health")
             interval = self._connection.health_interval
-            await asyncio.sleep(min(_SOON, interval) if self._complaint else interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(_SOON, interval) if self._complaint else interval):
+                    await self._lost.wait()
 
     async def _read_health(self) -> tuple[str, str]:
         await self._introduce()

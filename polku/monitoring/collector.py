@@ -196,10 +196,9 @@ class Collector:
         for name, (healthy, text) in health.components.items():
             holds_up = health.holds.get(name, "")
             warning, cause = health.warnings.get(name, ""), health.causes.get(name)
-            is_wrong = holds_up or warning or not healthy
-            advice, command = (
-                remedies.find(name, text, holds_up, cause, is_slow=bool(warning) and healthy) if is_wrong else ("", "")
-            )
+            advice = command = ""
+            if holds_up or warning or not healthy:  # of those the healthy ones are slow
+                advice, command = remedies.find(name, text, holds_up, cause, is_slow=healthy)
             parts[name] = PartHealth(
                 healthy=healthy,
                 message=text,
@@ -287,6 +286,7 @@ class Collector:
                 code=str(code),
                 total=counts.by_reason.get((emitter, code), 0),
                 forgotten=counts.forgotten_by.get((emitter, code), 0),
+                reason=line(counts.reasons.get((emitter, code), "")),
             )
             for emitter, code in sorted({*counts.by_reason, *counts.forgotten_by})
         ]

@@ -72,11 +72,12 @@ class Deaths:
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, str], int] | None = None
-        self._lately: dict[str, tuple[float, dict[str, int]]] = {}
+        self._lately: dict[str, tuple[float, dict[str, int], str]] = {}
 
     def look(self, tree: PipelineStatistics) -> None:
         """Take note of those that have come since the look before."""
         totals: dict[tuple[str, str], int] = {}
+        reasons = {(one.emitter, one.code): one.reason for one in tree.dead_letters if one.reason}
         for one in tree.dead_letters:
             totals[one.emitter, one.code] = totals.get((one.emitter, one.code), 0) + one.total
         now, before = monotonic(), totals if self._totals is None else self._totals
@@ -86,26 +87,35 @@ class Deaths:
             # A part whose process was started again counts from zero.
             more = total - known if total >= (known := before.get((emitter, code), 0)) else total
             if more:
-                counts = self._lately.get(emitter, (now, {}))[1]
-                self._lately[emitter] = now, {**counts, code: counts.get(code, 0) + more}
+                counts = self._lately[emitter][1] if emitter in self._lately else {}
+                reason = reasons.get((emitter, code), "")
+                self._lately[emitter] = now, {**counts, code: counts.get(code, 0) + more}, reason
 
     def recent(self, address: str) -> list[Problem]:
         """Return a problem for each emitter that has some; the command asks an admin address."""
         now = monotonic()
-        return [_deaths(emitter, counts, now - at, address) for emitter, (at, counts) in sorted(self._lately.items())]
+        return [
+            _deaths(emitter, counts, reason, now - at, address)
+            for emitter, (at, counts, reason) in sorted(self._lately.items())
+        ]
 
 
-def _deaths(emitter: str, counts: Mapping[str, int], seconds: float, address: str) -> Problem:
+def _deaths(emitter: str, counts: Mapping[str, int], reason: str, seconds: float, address: str) -> Problem:
     total = sum(counts.values())
     reasons = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.items()))
     return Problem(
         name=f"dead letters of {emitter}" if emitter else "dead letters",
         state="warn",
-        text=f"{total:,} {'events' if total > 1 else 'event'} lately: {reasons}",
+        text=f"{total:,} {'events' if total > 1 else 'event'} lately: {reasons}{_latest(reason)}",
         seconds=seconds,
         advice=_LOOK,
         command=f"polku dlq list --to={quoted(address)} --emitter={quoted(emitter)}",
     )
+
+
+def _latest(reason: str) -> str:
+    """Return what is said of the latest of several dead letters; empty where its reason is not known."""
+    return f"; the latest: {reason}" if reason else ""
 
 
 def find_problems(tree: PipelineStatistics, restarted: Mapping[str, float]) -> list[Problem]:

@@ -23,8 +23,11 @@ _CAUSES = {
 
 _SLOW = (
     "It takes less than comes: give it a greater concurrency or faster destination, give the buffer a larger capacity, "
-    "or let senders wait: overflow='block'."
+    "or let %s."
 )
+_WAIT, _LAG = "senders wait: overflow='block'", "it lag alone: overflow='drop_oldest'"
+
+_LOOK = "See whether it runs and can be reached."
 
 _STARTED = (
     "It is started again by itself, and what was in flight is sent again; an event that ends it each time becomes a "
@@ -48,7 +51,7 @@ class Remedies:
         """Return what is to be done about a part, and the command, which may be empty.
 
         `complaint` is what is wrong with it, `holds_up` why it holds up others, `cause` of what kind an emitter's is.
-        An emitter that `is_slow` works, and its rule drops events.
+        An emitter that `is_slow` works, and its rule drops events, or it holds up others.
         """
         part = _LANE.sub("", name, count=1)
         kind = part.partition(":")[0]
@@ -58,7 +61,7 @@ class Remedies:
             return "It is started again by itself. If that does not help, its own log says why.", ""
         match kind:
             case "emitter" if is_slow:
-                return _SLOW, ""
+                return _SLOW % (_LAG if holds_up else _WAIT), ""
             case "emitter":
                 return self._emitter(part, holds_up, cause)
             case "source" | "ingestor":
@@ -72,7 +75,8 @@ class Remedies:
             case "ingest":
                 return "Look at the parts behind it: one of them takes nothing.", ""
             case _ if part.startswith("stage") or part == "event_loop":
-                advice = "Its middleware works on one batch for long, or waits. See where it stands:"
+                who = "The code that it names" if part == "event_loop" else "Its middleware"
+                advice = f"{who} works on one batch for long, or waits. See where it stands:"
                 return advice, f"py-spy dump --pid {pid}" if (pid := self._pid(name)) else ""
         return "", ""
 
@@ -87,9 +91,10 @@ class Remedies:
         overflow = planned.overflow if planned is not None else ""
         if holds_up and overflow in ("", Overflow.BLOCK):
             repair = "Repair its code" if cause is Cause.CODE else "Repair its destination"
-            advice = f"{repair}, or let it lag alone: overflow='drop_oldest'."
+            advice = f"{repair}, or let {_LAG}."
         else:
-            advice = " ".join(filter(None, (_CAUSES.get(cause or Cause.UNKNOWN, ""), _kept(overflow, cause))))
+            look = _CAUSES.get(cause or Cause.UNKNOWN) or (_LOOK if self._reach(part) else "")
+            advice = " ".join(filter(None, (look, _kept(overflow, cause))))
         if cause is Cause.CODE:
             path = self._plan.dead_letters
             return advice, f"polku dlq list {quoted(path)} --emitter={quoted(part.partition(':')[2])}" if path else ""

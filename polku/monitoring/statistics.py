@@ -345,7 +345,7 @@ class EmitterStatistics(Tree, frozen=True, kw_only=True):
 class DeadLetterCount(Tree, frozen=True, kw_only=True):
     """Dead letters that one part has made: of one emitter (empty: they got to none) and code.
 
-    `total` since its start, of which `forgotten` had to go for want of room.
+    `total` since its start, of which `forgotten` had to go for want of room; `reason` is that of the latest.
     """
 
     lane: str
@@ -354,6 +354,7 @@ class DeadLetterCount(Tree, frozen=True, kw_only=True):
     code: str
     total: int
     forgotten: int
+    reason: str = ""
 
 
 class LaneStatistics(Tree, frozen=True, kw_only=True):

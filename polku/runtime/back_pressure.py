@@ -12,7 +12,8 @@ from polku.log import RepeatedLog
 from polku.runtime.unwell import Remedy
 
 _LOG = logging.getLogger(__name__)
-_BEGIN_SECONDS = 0.9  # at every look, until a part that holds others up is named: a full share may be one that moves
+_BEGIN_SECONDS = 0.55  # at every look, until a part that holds others up is named: a full share may be one that moves
+_STANDS_SECONDS = 0.25  # the same while no events are taken
 _END_SECONDS = 5.0  # at no look, until that counts as over
 
 
@@ -33,19 +34,30 @@ class BackPressure:
         self._holds: dict[str, _Hold] = {}
         self.is_waiting = False
 
-    def look(self, holds: Mapping[str, str], now: float | None = None, remedy: Remedy | None = None) -> None:
-        """Take note of who holds up others now, by name, and why; `now` is in seconds of a monotonic clock."""
+    def look(
+        self,
+        holds: Mapping[str, str],
+        now: float | None = None,
+        remedy: Remedy | None = None,
+        *,
+        is_ready: bool = True,
+    ) -> None:
+        """Take note of who holds up others now, by name, and why; `now` is in seconds of a monotonic clock.
+
+        Where the pipeline is not ready, nothing moves any more: that is said sooner.
+        """
         now = time.monotonic() if now is None else now
+        begin = _BEGIN_SECONDS if is_ready else _STANDS_SECONDS
         for name, why in holds.items():
-            self._see(name, why, now, remedy)
+            self._see(name, why, now, begin, remedy)
         for name in self._holds.keys() - holds.keys():
             self._miss(name, now)
         self.is_waiting = any(not self._holds[name].is_named for name in holds)
 
-    def _see(self, name: str, why: str, now: float, remedy: Remedy | None) -> None:
+    def _see(self, name: str, why: str, now: float, begin: float, remedy: Remedy | None) -> None:
         hold = self._holds.setdefault(name, _Hold(now, now))
         hold.until = now
-        if not hold.is_named and now - hold.since >= _BEGIN_SECONDS:
+        if not hold.is_named and now - hold.since >= begin:
             hold.is_named = True
             helps = remedy(name, why, why) if remedy is not None else ""
             text = "back-pressure: %s holds up what comes in: %s%s"

@@ -36,10 +36,11 @@ class Complaints:
         def remedy(name: str, complaint: str, holds_up: str) -> str:
             from polku.monitoring.remedies import Remedies
 
-            return Remedies(plan(), pids).say(name, complaint, holds_up, health.causes.get(name))
+            is_slow = bool(holds_up) and health.components.get(name, (True, ""))[0]
+            return Remedies(plan(), pids).say(name, complaint, holds_up, health.causes.get(name), is_slow=is_slow)
 
         holds = {name: health.with_next_attempt(name, why) for name, why in health.holds.items()}
-        self._pressure.look(holds, remedy=remedy)
+        self._pressure.look(holds, remedy=remedy, is_ready=health.ready)
         self._unwell.look(health, remedy)
 
         def helps(name: str) -> str:

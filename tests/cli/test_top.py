@@ -77,3 +77,16 @@ def test_a_source_has_a_row() -> None:
     rows = rows_of({"lanes": [lane], "shared": {}, "processes": {}, "parts": parts})
     (row,) = [row for row in rows if row.part == "source:logs"]
     assert (row.received, row.sent, row.waiting, row.well, row.state) == (None, 7, 3, False, "no file")
+
+
+def test_what_holds_up_others_comes_before_what_is_well_and_dead_letters_say_why() -> None:
+    parts = {
+        "a": {"healthy": True, "message": "ok"},
+        "b": {"healthy": True, "message": "ok", "holds_up": "its share is full"},
+        "c": {"healthy": False, "message": "away"},
+    }
+    letters = [{"emitter": "", "code": "MIDDLEWARE_ERROR", "total": 3, "reason": "mark: KeyError: 'price'"}]
+    tree = {"lanes": [], "shared": {}, "processes": {}, "parts": parts, "dead_letters": letters}
+    rows = rows_of(tree)
+    assert [row.part for row in rows] == ["c", "b", "a", "dead letters"]
+    assert rows[3].state == "since the start: MIDDLEWARE_ERROR 3; the latest: mark: KeyError: 'price'"

@@ -25,6 +25,7 @@ def test_a_flood_of_one_kind_leaves_the_letters_of_others() -> None:
     statistics = letters.statistics()
     assert (statistics.total, statistics.kept, statistics.forgotten) == (52, 10, 42)
     assert statistics.forgotten_by == {("", Code.UNROUTABLE): 42}
+    assert statistics.reasons == {("ledger", Code.UNDELIVERED): "why", ("", Code.UNROUTABLE): "why"}
 
 
 def test_ids_that_clients_chose_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,19 @@ def test_it_opens_after_failures_in_a_row_only() -> None:
     assert states == [State.CLOSED, State.CLOSED, State.CLOSED, State.OPEN]
 
 
+def test_that_a_destination_fails_is_said_before_the_circuit_opens() -> None:
+    breaker, _ = circuit(failures=5)
+    told = []
+    for outcome in (breaker.failed, breaker.failed, breaker.failed, breaker.succeeded, breaker.failed):
+        outcome()
+        told.append(breaker.is_failing)
+    assert told == [False, False, True, False, False]
+    assert breaker.state is State.CLOSED
+    alone, _ = circuit(failures=1)
+    alone.failed()
+    assert alone.is_failing
+
+
 def test_open_it_lets_nothing_through_until_its_time_is_over() -> None:
     breaker, clock = circuit(failures=1, first=30)
     breaker.failed()

@@ -113,6 +113,16 @@ def test_what_goes_wrong_costs_its_own_payload_only(
         assert [event.id for event in recorder.wait_for(2)] == ["one", "two"]
 
 
+def test_a_plugin_that_dies_while_nobody_calls_it_is_missed_at_once(plugin: Program, recorder: Recorder) -> None:
+    with hub(recorder, plugin.address, health_interval=3_600.0).start() as pipeline:
+        eventually(lambda: component(pipeline) == (True, f"my-python-plugin 1.0.0 at {plugin.address}: ok"))
+        plugin.kill()
+        eventually(lambda: not component(pipeline)[0])
+        assert pipeline.statistics().to_json()["lanes"][0]["ingest"]["plugins"][SOURCE]["fault"]
+        plugin.start()
+        eventually(lambda: component(pipeline)[0])
+
+
 def test_a_plugin_that_is_down_gives_unavailable_and_comes_back(plugin: Program, recorder: Recorder) -> None:
     with hub(recorder, plugin.address).start(grpc_addr="127.0.0.1:0") as pipeline:
         client = Client(pipeline)

@@ -11,6 +11,8 @@ from polku import Batch, Hub
 from polku.monitoring.problems import Deaths, Restarts, find_letters, find_problems
 from polku.monitoring.statistics import DeadLetterCount, PartHealth, PipelineStatistics, ProcessStatistics
 
+REASONS = {"UNDELIVERED": "unknown order", "CRASH": "it ends"}
+
 
 def partner(batch: Batch) -> None:
     """Take everything."""
@@ -81,7 +83,15 @@ def test_dead_letters_of_late_are_a_problem_and_those_of_before_are_not(
 
     def look(*counts: tuple[str, str, int]) -> list[tuple[str, str, str]]:
         letters = [
-            DeadLetterCount(lane="", part="buffer", emitter=emitter, code=code, total=total, forgotten=0)
+            DeadLetterCount(
+                lane="",
+                part="buffer",
+                emitter=emitter,
+                code=code,
+                total=total,
+                forgotten=0,
+                reason=REASONS.get(code, ""),
+            )
             for emitter, code, total in counts
         ]
         deaths.look(replace(tree, dead_letters=tuple(letters)))
@@ -92,7 +102,7 @@ def test_dead_letters_of_late_are_a_problem_and_those_of_before_are_not(
     none = ("dead letters", "1 event lately: MIDDLEWARE_ERROR 1", f"{ask}''")
     assert look(("", "MIDDLEWARE_ERROR", 6)) == [none]
     now += 100.0
-    shop = ("dead letters of shop", "3 events lately: CRASH 1, UNDELIVERED 2", f"{ask}shop")
+    shop = ("dead letters of shop", "3 events lately: CRASH 1, UNDELIVERED 2; the latest: it ends", f"{ask}shop")
     assert look(("", "MIDDLEWARE_ERROR", 6), ("shop", "UNDELIVERED", 2), ("shop", "CRASH", 1)) == [none, shop]
     now += 100.0
     assert look(("", "MIDDLEWARE_ERROR", 6), ("shop", "UNDELIVERED", 2), ("shop", "CRASH", 1)) == [shop]

@@ -58,17 +58,22 @@ def test_a_full_share_has_another_advice() -> None:
 @pytest.mark.parametrize(
     ("options", "cause", "advice"),
     [
-        ({}, Cause.UNKNOWN, "What waits for it is kept, and sent once its destination takes events again."),
+        (
+            {},
+            Cause.UNKNOWN,
+            "See whether it runs and can be reached. What waits for it is kept, and sent once its destination takes "
+            "events again.",
+        ),
         (
             {"overflow": "drop_oldest"},
             Cause.UNKNOWN,
-            "What waits for it is kept while its share of the buffer has room; "
+            "See whether it runs and can be reached. What waits for it is kept while its share of the buffer has room; "
             "then the oldest events are dropped: drop_oldest.",
         ),
         (
             {"overflow": "drop_newest"},
             Cause.UNKNOWN,
-            "What waits for it is kept while its share of the buffer has room; "
+            "See whether it runs and can be reached. What waits for it is kept while its share of the buffer has room; "
             "then new events are dropped: drop_newest.",
         ),
         (
@@ -104,6 +109,17 @@ def test_an_emitter_that_is_slow_and_drops_has_an_advice_of_its_own() -> None:
     advice, command = remedies().find("emitter:hook", "drops", "", is_slow=True)
     assert (advice, command) == (remedies().say("emitter:hook", "drops", "", is_slow=True), "")
     assert "overflow='block'" in advice
+
+
+def test_one_that_is_slow_and_holds_up_others_is_not_to_be_repaired() -> None:
+    advice = remedies().find("emitter:hook", "ok", "its share of the buffer is full", is_slow=True)[0]
+    assert advice.startswith("It takes less than comes: ")
+    assert advice.endswith("or let it lag alone: overflow='drop_oldest'.")
+
+
+def test_what_blocks_the_event_loop_is_not_always_middleware() -> None:
+    advice, command = remedies(pipeline=17).find("event_loop", "has not turned for 3 s: slow blocks it", "")
+    assert (advice.partition(" works")[0], command) == ("The code that it names", "py-spy dump --pid 17")
 
 
 def test_the_process_of_a_part_is_its_own_or_that_of_its_lane() -> None:

@@ -44,6 +44,16 @@ def test_one_line_says_that_it_begins_and_one_that_it_ends(caplog: pytest.LogCap
     assert lines("xxx....xxx.....", caplog) == [begins, ends.format(9)]
 
 
+def test_where_nothing_moves_any_more_it_is_said_sooner(caplog: pytest.LogCaptureFixture) -> None:
+    for is_ready, count in ((True, 0), (False, 1)):
+        caplog.clear()
+        pressure = BackPressure(RepeatedLog(logging.getLogger("polku.test")))
+        with caplog.at_level(logging.INFO, "polku.test"):
+            for now in (0.0, 0.3):
+                pressure.look(WHY, now, is_ready=is_ready)
+        assert len(caplog.records) == count
+
+
 def test_one_that_comes_and_goes_is_not_said_each_time(caplog: pytest.LogCaptureFixture) -> None:
     assert len(lines("xxx....." * 5, caplog)) == 2
 
