@@ -24,6 +24,11 @@ class Observation(NamedTuple):
     ended: bool = False
 
 
+def out_of_reach(error: BaseException) -> str:
+    """Return what is wrong with a part that Ray cannot call."""
+    return f"does not answer: it has ended or is out of reach ({type(error).__name__})"
+
+
 def judge(watch: Watch, name: str, sight: Observation) -> int:
     """Add what was seen of one part; return how many events it has taken in from clients."""
     match sight.statistics:

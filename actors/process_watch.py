@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -55,3 +56,24 @@ class ProcessWatch:
         pid = self._watched[name].pid
         self.forget(name)
         self._on_end(name, pid)
+
+
+async def first_to_end(pids: Collection[int], seconds: float) -> tuple[int, ...]:
+    """Return which of these processes of this node have ended, as soon as one has; none after that many seconds."""
+    ended: set[int] = set()
+    one_has = asyncio.Event()
+
+    def note(name: str, pid: int) -> None:
+        ended.add(pid)
+        one_has.set()
+
+    watch = ProcessWatch(note)
+    try:
+        for pid in pids:
+            watch.watch(str(pid), pid)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await one_has.wait()
+    finally:
+        watch.keep(())
+    return tuple(ended)

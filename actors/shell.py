@@ -19,6 +19,7 @@ from ray import cloudpickle
 
 from polku.actors import socket_channel
 from polku.actors.kept import kept
+from polku.actors.process_watch import first_to_end
 from polku.actors.surroundings import Surroundings
 from polku.runtime.memory import keep_until_quiet, private_memory
 from polku.runtime.serving import tune_process
@@ -30,6 +31,7 @@ from polku.text import named
 from polku.usercode import contained
 
 _LOG = logging.getLogger(__name__)
+_OPEN_SECONDS = 30.0  # for which a call stays open that waits for the end of a process
 _S = TypeVar("_S", bound="Shell")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -163,6 +165,10 @@ class Shell:
     async def own_name(self) -> str:
         """Return the name of this actor."""
         return own_name()
+
+    async def first_to_end(self, pids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return which of these processes of this node have ended, as soon as one has; none after half a minute."""
+        return await first_to_end(pids, _OPEN_SECONDS)
 
     async def life(self) -> int:
         """Return a number that only this life of the actor has."""

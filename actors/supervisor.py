@@ -21,9 +21,10 @@ import ray.exceptions
 from polku.actors.handles import ActorHandles
 from polku.actors.names import same
 from polku.actors.nodes import living
-from polku.actors.observation import Observation, judge
+from polku.actors.observation import Observation, judge, out_of_reach
 from polku.actors.options import ACTOR
 from polku.actors.process_watch import ProcessWatch
+from polku.actors.remote_watch import RemoteWatch
 from polku.actors.shell import Vitals, unpack
 from polku.actors.socket_channel import this_node
 from polku.actors.surroundings import Surroundings
@@ -82,6 +83,7 @@ class SupervisorShell:
         self._answered: dict[str, float] = {}
         self._seen: dict[str, Observation] = {}
         self._processes = ProcessWatch(self._note_end)
+        self._elsewhere = RemoteWatch(self._note_end)
         self._ended: dict[str, int] = {}  # processes of parts that have
         self._restarts: dict[str, int] = {}
         self._vanished: dict[str, int] = {}  # events by emitter that were in buffers in memory whose process died
@@ -109,11 +111,10 @@ class SupervisorShell:
         self._answered = {name: at for name, at in self._answered.items() if name in staying}
         for name in names.keys() - staying:
             self._begun.pop(name, None)
-        shut = self._doors_shut.keys()
         renewed = doors.version > self._doors.version
         self._doors = doors
         opened = [lane for lane in self._parts.lanes if not lane.leaving]
-        self._doors_shut = {n.door: n for n in opened if renewed or n.number not in known or n.door in shut}
+        self._doors_shut = {n.door: n for n in opened if renewed or n.number not in known or n.door in self._doors_shut}
         await self._look()
 
     async def note_reloads(self, reloads: Reloads) -> None:
@@ -220,21 +221,22 @@ class SupervisorShell:
 
     def _complain(self) -> bool:
         """Say in the log what begins to be wrong, once every part was seen; return whether that is so."""
-        parts = self._parts
-        if not self._seen.keys() >= parts.all().keys():
+        if not self._seen.keys() >= self._parts.all().keys():
             return False
-        watch, processed = self._judge(parts, "")
+        watch, processed = self._judge(self._parts, "")
         pids = {name: seen.vitals.pid for name, seen in self._seen.items() if seen.vitals is not None}
         self._complaints.note(watch.health(processed), lambda: self._facts.plan, pids)
         return True
 
-    def _note_end(self, name: str, pid: int) -> None:
-        """Take note of a process that has just ended: the next look would hear of it later."""
+    def _note_end(self, name: str, pid: int, silence: str = "") -> None:
+        """Take note of a process that has just ended, or (`silence`) may have: the next look would hear of it later."""
         seen = self._seen.get(name)
-        if seen is None or seen.vitals is None or seen.vitals.pid != pid:
+        if seen is None or seen.vitals is None or seen.vitals.pid != pid or (silence and seen.ended):
             return
-        self._ended[name] = pid
-        self._seen[name] = seen._replace(complaint=f"does not answer: its process {pid} has ended", ended=True)
+        if not silence:  # else it may answer again
+            self._ended[name] = pid
+        why = silence or f"does not answer: its process {pid} has ended"
+        self._seen[name] = seen._replace(complaint=why, ended=True)
         self._expect(name)
         self._complain()
 
@@ -261,6 +263,7 @@ class SupervisorShell:
         looks = [self._begin(name, partial(self._see, name, handle)) for name, handle in self._parts.all().items()]
         await _wait(looks, seconds)
         self._looked_at = time.monotonic()
+        self._elsewhere.watch(self._parts.all(), self._seen, this_node())
         others = [self._begin(("door", door), partial(self._introduce, door)) for door in self._doors_shut]
         others.append(self._begin("shared", self._tell_shared))
         await _wait(others, seconds)
@@ -354,8 +357,7 @@ class SupervisorShell:
             return Observation(None, None, f"has not answered for {silent:.0f} s")
         except ray.exceptions.RayActorError as error:
             self._expect(name)
-            complaint = f"does not answer: it has ended or is out of reach ({type(error).__name__})"
-            return Observation(None, None, complaint, ended=True)
+            return Observation(None, None, out_of_reach(error), ended=True)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             what = "cannot start" if vitals is None else "does not report"
