@@ -23,6 +23,7 @@ from polku.monitoring.quoting import quoted
 from polku.text import line, next_attempt
 
 _LETTERS = "The command says why. Repair what refuses them, or drop them."
+_AGAIN = "; it is asked again and again"
 _CLEAR = "\x1b[2J\x1b[H"
 
 
@@ -80,7 +81,7 @@ def top(
     address = find(to, shown)
     before: dict[str, Row] = {}
     view = View(sort, tuple(filter or ()))
-    looked = 0
+    looked, said = 0, ""
     with Keys() as keys, contextlib.closing(Repeatedly(address)) as asked:
         while True:
             try:
@@ -90,10 +91,14 @@ def top(
                 tree = json.loads(body)
                 rows = rows_of(tree, address.url)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                say(f"polku: {address.url}: no statistics to be had: {reason_of(error)}")
+                if (why := reason_of(error)) != said:  # once, and not at every look
+                    say(f"polku: {address.url}: no statistics to be had: {why}{_AGAIN if looked else ''}")
+                said = why
                 if not looked:
                     raise Exit(1) from None
                 rows = []  # it may be restarting
+            else:
+                said = ""
             looked += 1
             if sys.stdout.isatty():
                 if rows:

@@ -1,17 +1,20 @@
 """Write the metrics of a pipeline for Prometheus: in its text format, or as OpenMetrics for who asks for that.
 
 It is, byte for byte, what `prometheus_client` writes of the same samples, at a fifth of the CPU and without the 2 MB
-that it takes: the beginning of each line, up to its value, is made once and kept from scrape to scrape.
+that it takes: the beginning of each line, up to its value, is made once and kept from scrape to scrape, and so is a
+line whose value is the same again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from polku.histogram import Distribution
 from polku.monitoring.metric import BOUNDS, Metric
 from polku.monitoring.metrics import METRICS
+from polku.monitoring.readers import Value
 from polku.monitoring.statistics import PipelineStatistics
 
 TEXT = "text/plain; version=1.0.0; charset=utf-8"
@@ -31,13 +34,21 @@ def write_metrics(tree: PipelineStatistics, accept: str = "") -> tuple[bytes, st
     return "".join(pieces).encode(), OPENMETRICS if is_open else TEXT
 
 
+class _Lines(NamedTuple):
+    """The lines of one sample: their beginnings, the value, and all of them as they were written."""
+
+    starts: tuple[str, ...]
+    value: Value
+    text: str
+
+
 class _Family:
-    """One metric: its head in both formats, and the beginnings of its lines by their labels."""
+    """One metric: its head in both formats, and its latest lines by their labels."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._bounds = BOUNDS[metric.unit] if metric.kind == "histogram" else ()
-        self._starts: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._lines: dict[tuple[str, ...], _Lines] = {}
         written = f"{metric.name}_total" if metric.kind == "counter" else metric.name
         meaning = metric.meaning.replace("\\", "\\\\").replace("\n", "\\n")
         self.head = f"# HELP {written} {meaning}\n# TYPE {written} {metric.kind}\n"
@@ -45,19 +56,20 @@ class _Family:
 
     def write(self, tree: PipelineStatistics, pieces: list[str]) -> None:
         """Add the lines of each sample; labels that have none any more are forgotten."""
-        known, self._starts = self._starts, (starts := {})
+        known, self._lines = self._lines, (lines := {})
         for labels, value in self._metric.read(tree):
-            start = starts[labels] = known.get(labels) or tuple(self._begin(labels))
-            if isinstance(value, Distribution):
-                for text, number in zip(start, self._numbers(value), strict=True):
-                    pieces += (text, _number(number))
-            else:
-                pieces += (*start, _number(value))
+            before = known.get(labels)
+            if before is None or before.value != value:
+                before = self._written(before.starts if before is not None else tuple(self._begin(labels)), value)
+            lines[labels] = before
+            pieces.append(before.text)
 
-    def _numbers(self, value: Distribution) -> Sequence[float]:
-        """Return the values of the lines of a histogram: its buckets, how many there are, and their sum."""
+    def _written(self, starts: tuple[str, ...], value: Value) -> _Lines:
+        if not isinstance(value, Distribution):
+            return _Lines(starts, value, f"{starts[0]}{_number(value)}")
         count = value.count
-        return [*value.cumulative(self._bounds), count, count, value.sum]
+        numbers = map(_number, (*value.cumulative(self._bounds), count, count, value.sum))
+        return _Lines(starts, value, "".join(map("".join, zip(starts, numbers, strict=True))))
 
     def _begin(self, labels: tuple[str, ...]) -> Iterator[str]:
         """Yield the beginnings of the lines with these labels."""

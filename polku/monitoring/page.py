@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import re
-from importlib.resources import files
+from pkgutil import get_data
 
 from msgspec import Struct
 
@@ -22,7 +22,8 @@ class Page(Struct, frozen=True):
 @functools.cache
 def page() -> Page:
     """Return the page; it is read once."""
-    body = files("polku.monitoring").joinpath("page.html").read_bytes()
+    # `importlib.resources` would load `pathlib`, `zipfile` and more: half a megabyte, for one file.
+    body = get_data("polku.monitoring", "page.html") or b""
     rules = [
         "default-src 'none'",
         f"script-src {_hash(body, b'script')}",

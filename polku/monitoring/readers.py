@@ -62,8 +62,16 @@ LETTERS = ("pipeline", "lane", "component", "emitter", "code")
 CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
 
 
-def components(tree: PipelineStatistics) -> Iterator[Component]:
-    """Yield every part of a pipeline."""
+def components(tree: PipelineStatistics) -> tuple[Component, ...]:
+    """Return every part of a pipeline; most metrics ask for them, so they are kept with the tree."""
+    kept = tree.__dict__
+    if "components" not in kept:
+        kept["components"] = tuple(_components(tree))
+    found: tuple[Component, ...] = kept["components"]
+    return found
+
+
+def _components(tree: PipelineStatistics) -> Iterator[Component]:
     for lane in tree.lanes:
         yield from _components_of(tree.pipeline, lane)
     for name, stage in tree.shared.items():

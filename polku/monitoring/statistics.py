@@ -404,7 +404,7 @@ class ScaleStatistics(Tree, frozen=True, kw_only=True):
     fault: str
 
 
-class PipelineStatistics(Tree, frozen=True, kw_only=True):
+class PipelineStatistics(Tree, frozen=True, kw_only=True, dict=True):
     """A whole pipeline, as it was at `time_ns` (Unix nanoseconds); `plan` is what it was built as.
 
     `healthy` where every part is well, `ready` where it takes events now, else `not_ready` says why. `parts` is the
