@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import compress, islice
+from operator import ne, or_
 from typing import Any, NamedTuple, TypeAlias
 
 from polku.contracts import PulledStream
@@ -161,11 +162,13 @@ class Partition:
 
 def split_places(messages: Sequence[Any]) -> Iterator[tuple[tuple[str, int], Sequence[Any]]]:
     """Cut records, none of them an error, into runs of one topic and partition each."""
-    places = list(zip([each.topic() for each in messages], [each.partition() for each in messages], strict=True))
-    if len(set(places)) == 1:
-        yield places[0], messages
-        return
-    ends = [at for at in range(1, len(places)) if places[at] != places[at - 1]] if places else []
-    for start, end in pairwise([0, *ends, len(places)]):
+    topics, partitions = [each.topic() for each in messages], [each.partition() for each in messages]
+    changes = map(ne, partitions, islice(partitions, 1, None))
+    if topics and topics.count(topics[0]) < len(topics):
+        changes = map(or_, changes, map(ne, topics, islice(topics, 1, None)))
+    ends = [*compress(range(1, len(messages)), changes), len(messages)]
+    start = 0
+    for end in ends:
         if start < end:
-            yield places[start], messages[start:end]
+            yield (topics[start], partitions[start]), messages[start:end]
+        start = end
