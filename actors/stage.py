@@ -109,12 +109,12 @@ class StageShell(KeepsDeadLetters, ReceivesBatches):
                 await self._stage.release(step, flushes)
 
     @started
-    async def shares(self, position: int, parts: int) -> list[bytes]:
+    async def shares(self, position: int, partitions: int) -> list[bytes]:
         """Return the state of middleware, divided by its keys for that many partitions; raises `ChangeError`."""
         step: Any = self._stage.middleware[position]
         component: Any = self._stage_plan.middleware[position].component
         try:
-            states = component.split_state(step.snapshot(), parts, KeySpace(parts).part_of)
+            states = component.split_state(step.snapshot(), partitions, KeySpace(partitions).partition_of)
             return [pickle.dumps(state) for state in states]
         except Exception as error:
             raise ChangeError([f"the state of {step.name} cannot be moved: {named(error)}"]) from None

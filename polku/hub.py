@@ -35,7 +35,7 @@ from polku.scaling.rules import Range, Scaling, range_of, replicas_of
 from polku.security.configuration import STAMP, check_origins, check_stamp, tokens_of_environment, tokens_path
 from polku.sendable import check_pickles, check_sources
 from polku.sender import EventSender, RawSender
-from polku.stage.key_space import MOST_PARTS
+from polku.stage.key_space import MOST_PARTITIONS
 from polku.tap.redaction import Redaction
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Hub:
         needs = Resources(num_cpus, num_gpus, dict(resources or {}), _labels(labels))
         number, bounds = replicas_of(replicas)
         stage = StagePlan("", (plan,), needs, isolate, number, replica_range=bounds)
-        if _count("middleware", "partitions", partitions, most=MOST_PARTS) > 1:
+        if _count("middleware", "partitions", partitions, most=MOST_PARTITIONS) > 1:
             from polku.middleware.partition_key import check_partitions
 
             check_partitions(plan.name, middleware, partitions, stage.most_replicas)

@@ -15,7 +15,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.log import RepeatedLog
 from polku.middleware.combine import Strategy, combine
 from polku.middleware.configuration import Configuration
-from polku.middleware.partition_key import PartOf
+from polku.middleware.partition_key import PartitionOf
 from polku.middleware.per_event import died
 from polku.text import line
 
@@ -70,12 +70,14 @@ class Aggregator(Configuration):
         """Return the key by which it is divided: those of one group are together."""
         return (self.key or _source_and_type)(event)
 
-    def split_state(self, state: Mapping[str, Any], parts: int, part_of: PartOf) -> list[Mapping[str, Any]]:
+    def split_state(
+        self, state: Mapping[str, Any], partitions: int, partition_of: PartitionOf
+    ) -> list[Mapping[str, Any]]:
         """Divide the groups by their keys."""
-        groups: list[list[object]] = [[] for _ in range(parts)]
+        groups: list[list[object]] = [[] for _ in range(partitions)]
         for group in state["groups"]:
             _, events, _ = group
-            groups[part_of(self.partition_key(events[0]))].append(group)
+            groups[partition_of(self.partition_key(events[0]))].append(group)
         return [{"groups": own} for own in groups]
 
     def merge_states(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from polku.errors import PlanError
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
 from polku.middleware.keys import bounded_keys, key_within
-from polku.middleware.partition_key import PartOf
+from polku.middleware.partition_key import PartitionOf
 from polku.middleware.per_event import chosen
 from polku.middleware.seen_log import SeenLog, Share
 
@@ -68,9 +68,9 @@ class Deduplicator(Configuration):
             raise PlanError(f"durable={self.durable!r} needs a durable buffer: {fix}", where="Deduplicator")
         return replace(self, durable=f"{journal}.{name}.ids") if self.durable is True else self
 
-    def in_partition(self, number: int, parts: int, part_of: PartOf) -> object:
+    def in_partition(self, number: int, partitions: int, partition_of: PartitionOf) -> object:
         """Return what one of several partitions builds, by its number from 0: it has files of its own."""
-        return _Partition(self, Share(number, parts, part_of))
+        return _Partition(self, Share(number, partitions, partition_of))
 
     def in_memory(self) -> Deduplicator:
         """Return it without a file, for a test."""
@@ -89,11 +89,13 @@ class Deduplicator(Configuration):
         ids = [key_within(event.metadata.get(per, ""), event.id) if event.id else "" for event in events]
         return bounded_keys(ids)
 
-    def split_state(self, state: Mapping[str, Any], parts: int, part_of: PartOf) -> list[Mapping[str, Any]]:
+    def split_state(
+        self, state: Mapping[str, Any], partitions: int, partition_of: PartitionOf
+    ) -> list[Mapping[str, Any]]:
         """Divide what is seen by its keys; no batch is open then."""
-        seen: list[OrderedDict[str, float]] = [OrderedDict() for _ in range(parts)]
+        seen: list[OrderedDict[str, float]] = [OrderedDict() for _ in range(partitions)]
         for key, at in state["seen"].items():
-            seen[part_of(key)][key] = at
+            seen[partition_of(key)][key] = at
         return [_settled(own, state["now"]) for own in seen]
 
     def merge_states(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

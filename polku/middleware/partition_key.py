@@ -5,7 +5,8 @@ A component that keeps state by a key says so with `state_key`. Where that is a 
 costs less, `partition_keys(events)`, which returns a list of them too. To have its state move when the number of
 partitions changes it has, besides `snapshot()` and `restore(state)` of what runs,
 
-* `split_state(state, parts, part_of)`: the states of that many parts, of one state; `part_of(key)` is that of a key;
+* `split_state(state, partitions, partition_of)`: the states of that many partitions, of one state; `partition_of(key)`
+  is that of a key;
 * `merge_states(states)`: one state of several, whose keys are different.
 
 They are methods of the component, which may be a configuration, and its `state_form` is their version.
@@ -24,7 +25,7 @@ from polku.event.v1.event_pb2 import Event
 PartitionKey: TypeAlias = Callable[[Event], Hashable]
 Keys: TypeAlias = Sequence[Hashable]
 PartitionKeys: TypeAlias = Callable[[Sequence[Event]], Keys]
-PartOf: TypeAlias = Callable[[Hashable], int]
+PartitionOf: TypeAlias = Callable[[Hashable], int]
 
 _FIELDS = ("id", "source", "event_type")
 _WHERE = "middleware"

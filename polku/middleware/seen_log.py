@@ -30,7 +30,7 @@ from polku.clock import Clock
 from polku.disk import PRIVATE, make_folder, sync_folders
 from polku.errors import PlanError
 from polku.log import RepeatedLog
-from polku.middleware.partition_key import PartOf
+from polku.middleware.partition_key import PartitionOf
 from polku.text import line
 
 _LOG = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class Share(NamedTuple):
     """One of several partitions: its number, from 0, how many there are, and whose a key is."""
 
     number: int
-    parts: int
-    part_of: PartOf
+    partitions: int
+    partition_of: PartitionOf
 
 
 class SeenLog:
@@ -54,7 +54,7 @@ class SeenLog:
     def __init__(self, path: str, ttl: float, max_ids: int, clock: Clock, share: Share | None = None) -> None:
         self._base = Path(path)
         self._share = share
-        self.path = path if share is None else f"{path}.{share.number + 1}-of-{share.parts}"
+        self.path = path if share is None else f"{path}.{share.number + 1}-of-{share.partitions}"
         self._path = Path(self.path)
         self._before = Path(f"{self.path}.1")
         self._ttl = ttl
@@ -90,8 +90,8 @@ class SeenLog:
     def _own(self, ids: list[str]) -> list[str]:
         if self._share is None:
             return ids
-        number, _, part_of = self._share
-        return [event_id for event_id in ids if part_of(event_id) == number]
+        number, _, partition_of = self._share
+        return [event_id for event_id in ids if partition_of(event_id) == number]
 
     def _others(self) -> list[Path]:
         """Return the files of other numbers of partitions."""
@@ -99,10 +99,10 @@ class SeenLog:
             names = sorted(os.listdir(self._base.parent))
         except FileNotFoundError:
             return []
-        parts = 1 if self._share is None else self._share.parts
+        partitions = 1 if self._share is None else self._share.partitions
         form = re.compile(rf"{re.escape(self._base.name)}(?:\.[0-9]+-of-([0-9]+))?(?:\.1)?")
         found = [(name, form.fullmatch(name)) for name in names]
-        return [self._base.parent / name for name, match in found if match and int(match[1] or 1) != parts]
+        return [self._base.parent / name for name, match in found if match and int(match[1] or 1) != partitions]
 
     def _remove_old(self) -> None:
         """Remove the files of other numbers of partitions in which nothing is young enough for anybody."""

@@ -15,7 +15,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.middleware.bucket import TokenBucket
 from polku.middleware.configuration import Configuration
 from polku.middleware.keys import bounded_key, key_within
-from polku.middleware.partition_key import PartOf
+from polku.middleware.partition_key import PartitionOf
 from polku.middleware.per_event import chosen
 
 _SOURCE = attrgetter("source")
@@ -54,11 +54,13 @@ class Throttle(Configuration):
             return bounded_key(event.source)
         return bounded_key(key_within(event.metadata.get(self.per, ""), event.source))
 
-    def split_state(self, state: Mapping[str, Any], parts: int, part_of: PartOf) -> list[Mapping[str, Any]]:
+    def split_state(
+        self, state: Mapping[str, Any], partitions: int, partition_of: PartitionOf
+    ) -> list[Mapping[str, Any]]:
         """Divide the tokens by their keys."""
-        tokens: list[list[tuple[str, float]]] = [[] for _ in range(parts)]
+        tokens: list[list[tuple[str, float]]] = [[] for _ in range(partitions)]
         for key, left in state["tokens"]:
-            tokens[part_of(key)].append((key, left))
+            tokens[partition_of(key)].append((key, left))
         return [{"tokens": own} for own in tokens]
 
     def merge_states(self, states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -150,11 +150,11 @@ def in_partition(stage: StagePlan, part: str) -> StagePlan:
     """Return a stage as one of its partitions builds it: what middleware keeps in files is of its own keys there."""
     if stage.partitions == 1:
         return stage
-    number, part_of = int(part.rpartition("-")[2]) - 1, KeySpace(stage.partitions).part_of
+    number, partition_of = int(part.rpartition("-")[2]) - 1, KeySpace(stage.partitions).partition_of
 
     def placed(component: Any) -> Any:
         place = getattr(component, "in_partition", None)
-        return place(number, stage.partitions, part_of) if callable(place) else component
+        return place(number, stage.partitions, partition_of) if callable(place) else component
 
     def with_place(middleware: MiddlewarePlan) -> MiddlewarePlan:
         with_parts = getattr(middleware.component, "with_middleware_parts", None)

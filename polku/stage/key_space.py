@@ -1,8 +1,8 @@
-"""Which part of a divided stage a key belongs to: alike in every process, on every machine and Python version.
+"""Which partition of a divided stage a key belongs to: alike in every process, on every machine and Python version.
 
-The hash of a key names one of `SLOTS` slots, and each slot belongs to a part. One part more takes its share of the
-slots from those that there are, and nothing else moves (consistent hashing): of `n` parts each has 1/n of the slots, to
-within one, and between `n` and `n + 1` parts 1/(n + 1) of the keys change hands.
+The hash of a key names one of `SLOTS` slots, and each slot belongs to a partition. One partition more takes its share
+of the slots from those that there are, and nothing else moves (consistent hashing): of `n` partitions each has 1/n of
+the slots, to within one, and between `n` and `n + 1` partitions 1/(n + 1) of the keys change hands.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from numbers import Number, Rational
 from typing import Any, Final, cast
 
 SLOTS: Final = 4096
-MOST_PARTS: Final = 128
-"""The most parts of one stage: up to here their shares differ by 3 % at most."""
+MOST_PARTITIONS: Final = 128
+"""The most partitions of one stage: up to here their shares differ by 3 % at most."""
 
 _GOLDEN = 0x9E3779B1  # the prime nearest to 2^32 over the golden ratio
 _SHIFT = 20  # of 32 bits leaves 12: a slot
 
 
 class KeySpace:
-    """The keys of a stage that has this number of parts, numbered from 0."""
+    """The keys of a stage that has this number of partitions, numbered from 0."""
 
-    __slots__ = ("_owners", "parts")
+    __slots__ = ("_owners", "partitions")
 
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
-        self._owners = owners(parts)
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self._owners = owners(partitions)
 
-    def part_of(self, key: Hashable) -> int:
-        """Return the part that a key belongs to: equal keys belong to the same one."""
+    def partition_of(self, key: Hashable) -> int:
+        """Return the partition that a key belongs to: equal keys belong to the same one."""
         return self._owners[slot_of(key)]
 
-    def parts_of(self, keys: Sequence[Hashable]) -> list[int]:
-        """Return the part of each key: for texts at half the price."""
+    def partitions_of(self, keys: Sequence[Hashable]) -> list[int]:
+        """Return the partition of each key: for texts at half the price."""
         owners = self._owners
         if set(map(type, keys)) != {str}:
             return [owners[slot_of(key)] for key in keys]
@@ -49,16 +49,16 @@ class KeySpace:
 
 
 @cache
-def owners(parts: int) -> bytes:
-    """Return the part of each slot, for 1 to `MOST_PARTS` parts."""
+def owners(partitions: int) -> bytes:
+    """Return the partition of each slot, for 1 to `MOST_PARTITIONS` partitions."""
     slots: list[list[int]] = [list(range(SLOTS))]
-    for part in range(1, parts):
-        taken = [_fullest(slots).pop() for _ in range(SLOTS // (part + 1))]
+    for partition in range(1, partitions):
+        taken = [_fullest(slots).pop() for _ in range(SLOTS // (partition + 1))]
         slots.append(taken)
     found = bytearray(SLOTS)
-    for part, own in enumerate(slots):
+    for partition, own in enumerate(slots):
         for slot in own:
-            found[slot] = part
+            found[slot] = partition
     return bytes(found)
 
 
@@ -79,7 +79,7 @@ def bytes_of(key: Any) -> bytes:
     """Return bytes that are the same for equal keys, and others for others, as a rule.
 
     They are known of text, bytes, numbers, enumerations, and of tuples, frozen sets and dataclasses of these. All other
-    keys have the same ones: what is divided by such keys is all in one part.
+    keys have the same ones: what is divided by such keys is all in one partition.
     """
     match key:
         case str():

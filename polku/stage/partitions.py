@@ -77,7 +77,7 @@ class Partitions:
     def _send(self, batch: Batch) -> list[_Share]:
         positions: list[list[int]] = [[] for _ in self._links]
         add = [own.append for own in positions]
-        for position, part in enumerate(self._space.parts_of(self._keys(batch.events))):
+        for position, part in enumerate(self._space.partitions_of(self._keys(batch.events))):
             add[part](position)
         parts = [part for part, own in enumerate(positions) if own]
         shares = []

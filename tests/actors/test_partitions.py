@@ -104,8 +104,8 @@ class Counting:
             raise OSError("it is not to be had")
         self._counts = dict(state)
 
-    def split_state(self, state: dict[str, int], parts: int, part_of: Any) -> list[dict[str, int]]:
-        return [{key: count for key, count in state.items() if part_of(key) == part} for part in range(parts)]
+    def split_state(self, state: dict[str, int], parts: int, partition_of: Any) -> list[dict[str, int]]:
+        return [{key: count for key, count in state.items() if partition_of(key) == part} for part in range(parts)]
 
     def merge_states(self, states: Sequence[Mapping[str, int]]) -> dict[str, int]:
         return {key: count for state in states for key, count in state.items()}
@@ -240,7 +240,7 @@ async def test_partitions_that_die_under_load_and_changes_lose_nothing(monkeypat
 async def test_a_partition_that_is_away_holds_up_its_own_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(divided(Throttle(1e9), 3, lanes=2), monkeypatch) as pipeline:
         space = KeySpace(3)
-        sources = {space.part_of(f"s{number}"): f"s{number}" for number in range(30)}
+        sources = {space.partition_of(f"s{number}"): f"s{number}" for number in range(30)}
         away = pipeline.factory.parts().all()[parts(pipeline)[1]]
         away.kill(restart=False)
         waiting = [asyncio.ensure_future(pipeline.send(f"w{n}", source=sources[1], lane=n % 2)) for n in range(20)]

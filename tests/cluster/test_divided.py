@@ -73,7 +73,7 @@ def test_partitions_of_a_host_that_dies_come_back_elsewhere_and_other_keys_go_on
     pauses: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for client in staying:
         pause = seen["delivery pauses"][client["source"]], client["pause"]
-        pauses[space.part_of(client["source"]) in gone].append(pause)
+        pauses[space.partition_of(client["source"]) in gone].append(pause)
     print(f"pauses of deliveries and of Acks: keys of the host {max(pauses[True])}, others {max(pauses[False])}")
     assert max(pauses[False])[0] < 0.75 * max(pauses[True])[0]  # a third, as a rule
 

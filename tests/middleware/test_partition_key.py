@@ -162,7 +162,7 @@ async def test_the_tokens_of_a_throttle_move_with_its_keys() -> None:
         new: Any = config.build(clock)
         new.restore(config.merge_states([state]))
         for number in range(50):
-            mine = KeySpace(4).part_of(f"s{number}") == part
+            mine = KeySpace(4).partition_of(f"s{number}") == part
             assert len(new.process(events("a", "b", "c", source=f"s{number}"), number).events) == (1 if mine else 3)
 
 
@@ -176,7 +176,7 @@ async def test_the_groups_of_an_aggregator_move_with_their_keys() -> None:
         new: Any = config.build(FakeClock())
         new.restore(config.merge_states([state]))
         for number in range(20):
-            if KeySpace(3).part_of(f"s{number}") == part:
+            if KeySpace(3).partition_of(f"s{number}") == part:
                 (flush,) = new.hold(events("c", source=f"s{number}"), 100)
                 assert len(flush.parts) == 3
                 found += 1
@@ -209,12 +209,12 @@ def test_only_middleware_with_both_methods_divides_its_state() -> None:
 
 
 def split(config: Any, step: Any, parts: int) -> list[Any]:
-    states: list[Any] = config.split_state(step.snapshot(), parts, KeySpace(parts).part_of)
+    states: list[Any] = config.split_state(step.snapshot(), parts, KeySpace(parts).partition_of)
     return states
 
 
 def divided(names: list[str], parts: int) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {part: [] for part in range(parts)}
     for name in names:
-        found[KeySpace(parts).part_of(name)].append(name)
+        found[KeySpace(parts).partition_of(name)].append(name)
     return found

@@ -155,7 +155,7 @@ def test_it_needs_a_journal_and_stands_beside_it(tmp_path: Path) -> None:
 
 def partition(path: Path, clock: FakeClock, number: int, parts: int, **options: Any) -> Any:
     config = Deduplicator(durable=str(path), **options)
-    placed: Any = config.in_partition(number, parts, KeySpace(parts).part_of)
+    placed: Any = config.in_partition(number, parts, KeySpace(parts).partition_of)
     step = placed.build(clock)
     step.start()
     return step
@@ -170,8 +170,8 @@ def divided(path: Path, clock: FakeClock, parts: int, **options: Any) -> list[An
 
 async def settle_divided(steps: list[Any], *event_ids: str) -> list[str]:
     """Have each partition see and settle the ids that are its own; return those that went on."""
-    part_of = KeySpace(len(steps)).part_of
-    found = [await settle(step, *(i for i in event_ids if part_of(i) == n)) for n, step in enumerate(steps)]
+    partition_of = KeySpace(len(steps)).partition_of
+    found = [await settle(step, *(i for i in event_ids if partition_of(i) == n)) for n, step in enumerate(steps)]
     return sorted(event_id for own in found for event_id in own)
 
 
@@ -230,7 +230,7 @@ async def test_state_that_moves_is_on_disk_before_it_counts_as_moved(
     config, clock = Deduplicator(), FakeClock()
     before: Any = config.build(clock)
     await settle(before, *map(str, range(20)))
-    shares = config.split_state(before.snapshot(), 2, KeySpace(2).part_of)
+    shares = config.split_state(before.snapshot(), 2, KeySpace(2).partition_of)
     first = partition(tmp_path / "ids", clock, 0, 2)
     first.restore(config.merge_states([shares[0]]))
     known = set(shares[0]["seen"])

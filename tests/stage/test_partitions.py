@@ -16,7 +16,7 @@ from polku.stage.key_space import KeySpace
 from polku.stage.partitions import Partitions
 from tests.buffer.parts import until
 
-KEYS = [next(f"{n}" for n in range(100) if KeySpace(3).part_of(f"{n}") == part) for part in range(3)]
+KEYS = [next(f"{n}" for n in range(100) if KeySpace(3).partition_of(f"{n}") == part) for part in range(3)]
 """A source of each partition."""
 
 

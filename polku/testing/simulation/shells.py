@@ -273,7 +273,7 @@ class SimulatedStage:
         """Return the state of the middleware, divided by its keys for that many partitions."""
         step: Any = self.stage.middleware[0]
         state, passed = step.snapshot() if isinstance(step, ProbedStep) else (step.snapshot(), {})
-        shares = self._component.split_state(state, parts, KeySpace(parts).part_of)
+        shares = self._component.split_state(state, parts, KeySpace(parts).partition_of)
         return [pickle.dumps((share, passed)) for share in shares]
 
     async def restore_shares(self, shares: Sequence[bytes]) -> None:
