@@ -22,19 +22,22 @@ from polku.health import Health
 from polku.link.link import LinkStatistics as LinkCounts
 from polku.monitoring.picture import describe, type_name
 from polku.monitoring.remedies import Remedies
-from polku.monitoring.statistics import (
-    BufferStatistics,
+from polku.monitoring.stage_statistics import (
     CallStatistics,
     CandidateStatistics,
+    DifferenceStatistics,
+    ErrorStatistics,
+    LinkStatistics,
+    StageStatistics,
+)
+from polku.monitoring.statistics import (
+    BufferStatistics,
     CollectionStatistics,
     DeadLetterCount,
-    DifferenceStatistics,
     EmitterStatistics,
-    ErrorStatistics,
     IngestStatistics,
     JournalStatistics,
     LaneStatistics,
-    LinkStatistics,
     OutletStatistics,
     PartHealth,
     PipelineStatistics,
@@ -44,10 +47,9 @@ from polku.monitoring.statistics import (
     ReloadStatistics,
     ScaleStatistics,
     SourceStatistics,
-    StageStatistics,
-    Tree,
     WayStatistics,
 )
+from polku.monitoring.tree import Tree
 from polku.plan import Plan
 from polku.recent_errors import SeenError
 from polku.stage.statistics import CandidateCounts

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.json import Encoder
 
 from polku.histogram import Distribution
-from polku.monitoring.statistics import Tree
+from polku.monitoring.tree import Tree
 
 
 def encoded(value: object) -> bytes:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from polku.monitoring.statistics import LaneStatistics, PipelineStatistics, StageStatistics
+from polku.monitoring.stage_statistics import StageStatistics
+from polku.monitoring.statistics import LaneStatistics, PipelineStatistics
 
 SECONDS = 5.0  # between two points
 _POINTS = 120

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from time import monotonic
 
 from polku.monitoring.quoting import quoted
-from polku.monitoring.statistics import PartHealth, PipelineStatistics, ProcessStatistics, Tree
+from polku.monitoring.statistics import PartHealth, PipelineStatistics, ProcessStatistics
+from polku.monitoring.tree import Tree
 from polku.text import next_attempt
 
 _RECENT = 120.0  # seconds for which a restart is told

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from polku.histogram import Distribution
+from polku.monitoring.stage_statistics import CallStatistics, StageStatistics
 from polku.monitoring.statistics import (
     BufferStatistics,
-    CallStatistics,
     EmitterStatistics,
     IngestStatistics,
     LaneStatistics,
     OutletStatistics,
     PipelineStatistics,
     ScaleStatistics,
-    StageStatistics,
 )
 
 Value = float | Distribution

@@ -22,7 +22,8 @@ from polku.monitoring.readers import (
     refused,
     sent_bytes,
 )
-from polku.monitoring.statistics import IngestStatistics, StageStatistics
+from polku.monitoring.stage_statistics import StageStatistics
+from polku.monitoring.statistics import IngestStatistics
 
 STAGE_METRICS: tuple[Metric, ...] = (
     counter(

@@ -13,7 +13,7 @@ import pytest
 from polku import Batching, Deduplicator, Event, Filter, Hub
 from polku.candidate import thread
 from polku.candidate.configuration import Mode, WithCandidate
-from polku.monitoring.statistics import CandidateStatistics
+from polku.monitoring.stage_statistics import CandidateStatistics
 from polku.pipeline import Pipeline
 from tests.candidate.hubs import mark, new, numbered
 

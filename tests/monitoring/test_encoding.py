@@ -11,7 +11,7 @@ from polku import Filter, Hub, StdoutEmitter, new_event
 from polku.codes import Code
 from polku.histogram import Histogram
 from polku.monitoring.encoding import encoded
-from polku.monitoring.statistics import ErrorStatistics
+from polku.monitoring.stage_statistics import ErrorStatistics
 
 
 def test_a_tree_is_what_to_json_returns() -> None:

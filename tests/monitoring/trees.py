@@ -17,19 +17,17 @@ from polku.histogram import Histogram
 from polku.monitoring.address import Admin
 from polku.monitoring.admin import AdminServer
 from polku.monitoring.picture import describe
+from polku.monitoring.stage_statistics import ErrorStatistics, LinkStatistics, StageStatistics
 from polku.monitoring.statistics import (
     BufferStatistics,
     DeadLetterCount,
     EmitterStatistics,
-    ErrorStatistics,
     IngestStatistics,
     LaneStatistics,
-    LinkStatistics,
     OutletStatistics,
     PartHealth,
     PipelineStatistics,
     ProcessStatistics,
-    StageStatistics,
     WayStatistics,
 )
 from polku.tap.redaction import Redaction

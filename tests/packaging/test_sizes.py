@@ -14,7 +14,6 @@ CORE = ("batch", "link", "stage", "buffer", "gateway")
 
 LONG = {
     "polku/hub.py": "the manual of what users call: two thirds are docstrings",
-    "polku/monitoring/statistics.py": "one tree: what each part tells, with the meaning of each field",
 }
 LARGE = {
     "buffer/durable.py:DurableLog": "what the event loop knows of a journal; thread, session and cache are elsewhere",

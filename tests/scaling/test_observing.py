@@ -8,13 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from polku.monitoring.statistics import (
-    CollectionStatistics,
-    LaneStatistics,
-    PartHealth,
-    PipelineStatistics,
-    StageStatistics,
-)
+from polku.monitoring.stage_statistics import StageStatistics
+from polku.monitoring.statistics import CollectionStatistics, LaneStatistics, PartHealth, PipelineStatistics
 from polku.scaling import Range, Scaling
 from polku.scaling.observing import Observer
 from tests.monitoring.trees import some_tree
