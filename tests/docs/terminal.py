@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.docs.forked_polku import Commands
+from tests.docs.forked_commands import Commands
 from tests.docs.pages import ROOT, Block
 from tests.support.ports import free_port
 

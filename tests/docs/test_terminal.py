@@ -52,6 +52,23 @@ def test_a_python_block_becomes_the_file_that_it_names(terminal: Terminal) -> No
         terminal.run(Block("python", "print('hello')\n"))
 
 
+def test_a_program_that_is_forked_is_a_main_program_in_its_folder_with_its_arguments_and_status(
+    terminal: Terminal,
+) -> None:
+    terminal.run(Block("python", "# beside.py\nNAME = 'beside'\n"))
+    main = "import pickle, sys, beside\nclass Own: pass\nprint(__name__, __file__, sys.argv, beside.NAME)\n"
+    terminal.run(Block("python", f"# whole.py\n{main}print(type(pickle.loads(pickle.dumps(Own()))))\nsys.exit(3)\n"))
+    said = "__main__ whole.py ['whole.py', '-x'] beside\n<class '__main__.Own'>\nended with 3\n"
+    terminal.run(Block("bash", "python whole.py -x || echo ended with $?\n", said))
+    terminal.run(Block("bash", "python -c 'import sys; print(sys.argv)' y\n", "['-c', 'y']\n"))
+
+
+def test_pytest_that_is_forked_shows_what_an_assertion_compared(terminal: Terminal) -> None:
+    terminal.run(Block("python", "# test_sums.py\ndef test_it():\n    assert 1 + 1 == len('abc')\n"))
+    said = "E       AssertionError: assert (1 + 1) == 3\n1 failed in …\nended with 1\n"
+    terminal.run(Block("bash", "pytest -q test_sums.py || echo ended with $?\n", said))
+
+
 def test_ports_are_exchanged_alike_in_all_blocks_of_a_page(terminal: Terminal) -> None:
     terminal.run(Block("bash", "echo 127.0.0.1:50061 localhost:50061 > ports\n"))
     terminal.run(Block("bash", "echo 0.0.0.0:50061 127.0.0.1:50062 localhost:50051 127.0.0.1:9 >> ports\n"))

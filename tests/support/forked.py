@@ -2,7 +2,8 @@
 
 A command spends half a second of processor time on imports, and the tests run hundreds. Each is a process of its own
 here too, with its own command line, environment, folder, standard files and signals; only its modules were loaded
-before. `/proc` shows the command line and the environment of the process that it was forked from.
+before. `/proc` shows the command line and the environment of the process that it was forked from. So are programs in
+Python that use `polku`, and `pytest`, whose modules are imported once the first one is asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import importlib.metadata
 import io
 import json
 import os
@@ -24,8 +26,10 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 _MODULES: tuple[str, ...] = (
     *("polku.cli.app", "polku.cli.sending", "polku.cli.serve", "polku.cli.run", "polku.cli.validate"),
@@ -41,6 +45,8 @@ _MODULES: tuple[str, ...] = (
     *("grpc_reflection.v1alpha.reflection_pb2", "ulid", "uvloop"),
     "ray.cloudpickle",  # a file is loaded for Ray unless another runtime is named: half a second
 )
+_OF_TESTS = ("polku.testing.pytest_plugin", "polku.testing.strategies", "polku.testing.simulation.world")
+Program = Literal["polku", "python", "pytest"]
 _START_SECONDS = 120.0
 _MAY_IGNORE = (signal.SIGHUP, signal.SIGINT)
 
@@ -87,16 +93,24 @@ class Forked:
 
 
 def fork(
-    arguments: Sequence[str], files: Sequence[int], environment: Mapping[str, str], folder: str = "", path: str = ""
+    arguments: Sequence[str],
+    files: Sequence[int],
+    environment: Mapping[str, str],
+    folder: str = "",
+    path: str = "",
+    *,
+    program: Program = "polku",
 ) -> Forked:
     """Start a command: its arguments, standard files, environment, folder, and the first folder of its modules.
 
-    That is the one where it runs, as with `python -m polku`, unless another is named.
+    That is the one where it runs, as with `python -m polku`, unless another is named. The first argument of `python` is
+    a file.
     """
     control, lock = _zygote()
     mine, theirs = socket.socketpair()
     folder = folder or os.getcwd()
     asked = {
+        "program": program,
         "arguments": [*arguments],
         "environment": dict(environment),
         "folder": folder,
@@ -149,6 +163,9 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
         data = b""
         while len(data) < int.from_bytes(head, "little"):
             data += control.recv(65536)
+        asked = json.loads(data)
+        if asked["program"] == "pytest":
+            _import_pytest()
         pid = os.fork()
         if not pid:
             signal.set_wakeup_fd(-1)
@@ -156,7 +173,7 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
             for other in (control, woken, wake, *running.values()):
                 other.close()
             os.close(files.pop())
-            return {**json.loads(data), "files": files}
+            return {**asked, "files": files}
         running[pid] = socket.socket(fileno=files.pop())
         for file in files:
             os.close(file)
@@ -181,7 +198,7 @@ def set_up(asked: dict[str, Any]) -> None:
     os.chdir(asked["folder"])
     for number in asked["ignored"]:
         signal.signal(number, signal.SIG_IGN)
-    sys.argv[:] = ["polku", *asked["arguments"]]
+    sys.argv[:] = asked["arguments"] if asked["program"] == "python" else [asked["program"], *asked["arguments"]]
     more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.path[:1] = [asked["path"], *more]
     sys.stdin = sys.__stdin__ = _text(0, "r")  # type: ignore[misc]
@@ -195,20 +212,59 @@ def _text(number: int, mode: str, *, errors: str = "strict", at_once: bool = Fal
     return io.TextIOWrapper(raw, "utf-8", errors, line_buffering=at_once or os.isatty(number))
 
 
+@functools.cache
+def _import_pytest() -> None:
+    """Import pytest with its own plugins and those of what is installed.
+
+    It rewrites the assertions of a plugin that is imported after its start, and warns of one that was before; the tests
+    that it runs are always imported later.
+    """
+    import _pytest.assertion.rewrite
+    import _pytest.config
+
+    for name in _pytest.config.default_plugins:
+        importlib.import_module(f"_pytest.{name}")
+    for plugin in importlib.metadata.entry_points(group="pytest11"):
+        importlib.import_module(plugin.module)
+    for module in _OF_TESTS:
+        importlib.import_module(module)
+    _pytest.assertion.rewrite.AssertionRewritingHook._warn_already_imported = lambda *_: None  # type: ignore[method-assign]
+    _check_threads()
+    _keep()
+
+
 def main() -> None:
     for module in _MODULES:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-    if len(os.listdir("/proc/self/task")) > 1:
-        raise RuntimeError("the imports have started a thread: what is forked beside one may stand still")
-    gc.collect()
-    gc.freeze()  # what is never collected is never copied
+    _check_threads()
+    _keep()
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.sendall(b"!")
         asked = serve(control)
     if asked is not None:
         set_up(asked)
-        runpy.run_module("polku", run_name="__main__", alter_sys=True)
+        run(asked["program"])
+
+
+def run(program: Program) -> None:
+    """Run what this process was set up for, as its main module."""
+    if program != "python":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        return
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    module.__file__ = sys.argv[0]
+    exec(compile(Path(sys.argv[0]).read_bytes(), sys.argv[0], "exec"), vars(module))
+
+
+def _check_threads() -> None:
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("the imports have started a thread: what is forked beside one may stand still")
+
+
+def _keep() -> None:
+    gc.collect()
+    gc.freeze()  # what is never collected is never copied
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The `polku` command of a terminal, as a program that has it forked by `tests.support.forked` and waits for it."""
+"""The commands of a terminal that `tests.support.forked` can fork, as programs that have it do so, and wait.
+
+They are `polku`, `pytest` and `python FILE`; `python` with anything else is the interpreter itself.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,17 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import get_args
 
-from tests.support.forked import fork
+from tests.support.forked import Program, fork
 
 _SHIM = """#!{python} -SIE
 import marshal, os, signal, socket, struct, sys
+if {program!r} == "python" and not (sys.argv[1:] and sys.argv[1].endswith(".py")):
+    os.execv(sys.executable, ["python", *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({path!r})
-asked = marshal.dumps((sys.argv[1:], dict(os.environ), os.getcwd()))
+asked = marshal.dumps(({program!r}, sys.argv[1:], dict(os.environ), os.getcwd()))
 socket.send_fds(server, [struct.pack("=I", len(asked))], [0, 1, 2])
 server.sendall(asked)
 (pid,) = struct.unpack("=q", server.recv(8, socket.MSG_WAITALL))
@@ -34,7 +40,7 @@ sys.exit(status)
 
 
 class Commands:
-    """A folder with a `polku` in it, which lasts until it is closed."""
+    """A folder with these commands in it, which lasts until it is closed."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="polku-forked-"))
@@ -42,9 +48,10 @@ class Commands:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(64)
-        shim = self.folder / "polku"
-        shim.write_text(_SHIM.format(python=sys.executable, path=path))
-        shim.chmod(0o755)
+        for program in get_args(Program):
+            shim = self.folder / program
+            shim.write_text(_SHIM.format(python=sys.executable, path=path, program=program))
+            shim.chmod(0o755)
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
@@ -72,8 +79,9 @@ def _run(connection: socket.socket) -> None:
         data = b""
         while len(data) < size:
             data += connection.recv(65536)
-        arguments, environment, folder = marshal.loads(data)
-        process = fork(arguments, files, environment, folder, os.path.dirname(sys.executable))
+        program, arguments, environment, folder = marshal.loads(data)
+        of_program = folder if program == "python" else os.path.dirname(sys.executable)
+        process = fork(arguments, files, environment, folder, of_program, program=program)
         for file in files:
             os.close(file)
         connection.sendall(struct.pack("=q", process.pid))
