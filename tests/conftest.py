@@ -58,7 +58,7 @@ LONG = (
     *("emit/test_s3_conformance", "ray/test_scaling", "clients/test_sinks", "gateway/native/test_connections"),
     *("ray/test_changing", "durable/test_killed", "kafka/test_source", "plugin/test_registration"),
     *("monitoring/test_page_on_ray", "stage/test_replicas", "packaging/test_release", "cli/test_credentials"),
-    *("cli/test_reload", "emit/test_s3_tls", "clients/test_mutual_tls", "ingest/test_json_cut"),
+    *("bench/test_pauses", "cli/test_reload", "emit/test_s3_tls", "clients/test_mutual_tls", "ingest/test_json_cut"),
     *("gateway/test_authentication", "packaging/test_dependencies", "ray/test_node_lost"),
     *("buffer/test_journal_answers", "monitoring/test_readiness", "durable/test_full_disk", "buffer/test_durable"),
     *("postgres/test_postgres_tls", "simulation/test_disk", "link/test_poison", "batch/test_lineage"),

@@ -75,7 +75,7 @@ def test_each_kind_has_a_row() -> None:
 @pytest.mark.timeout(300)
 def test_a_few_changes_are_measured_and_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMED, "1")
-    changing = Changing(tmp_path, "inline", 3, rate=1_000.0, lanes=1)
+    changing = Changing(tmp_path, "inline", 3, rate=200.0, lanes=1)
     outcome = changing.measure(changes=3, quiet=1)
     outcome.verdict.check(duplicates=False)
     assert (outcome.refused, changing.refusals) == (0, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from polku.batch.batch import Identity
@@ -14,15 +15,23 @@ from polku.codes import Code
 from tests.buffer.journals import opened, row
 
 
+def write_lives(journal: Journal, origin: str, epochs: Iterable[int]) -> Iterator[int]:
+    """Write answers of these lives, some at once, as a busy journal does; yield each life once it is written."""
+    for epoch in epochs:
+        for first in range(1, KEPT_ANSWERS, 5):
+            journal.write(
+                Transaction([], [StoredAnswer(Identity(origin, epoch, seq), 1, 0) for seq in range(first, first + 5)])
+            )
+        yield epoch
+
+
 def test_answers_are_kept_for_the_latest_batches_of_the_latest_lives(tmp_path: Path) -> None:
     refused = (Refusal("x", Code.BUFFER_FULL, "why"),)
     with opened(tmp_path / "j", "a") as journal:
         for seq in range(1, 2 * KEPT_ANSWERS):
             journal.write(Transaction([], [StoredAnswer(Identity("one", 1, seq), 1, 0, refused)]))
         assert [a.identity.seq for a in journal.answers()] == list(range(KEPT_ANSWERS, 2 * KEPT_ANSWERS))
-        for epoch in range(2, LIVES + 2):
-            for seq in range(1, KEPT_ANSWERS):
-                journal.write(Transaction([], [StoredAnswer(Identity("one", epoch, seq), 1, 0)]))
+        for epoch in write_lives(journal, "one", range(2, LIVES + 2)):
             assert {a.identity.epoch for a in journal.answers()} == set(range(max(epoch - LIVES, 0) + 1, epoch + 1))
         journal.write(Transaction(refused=[(Identity("one", 2, 1), refused), (Identity("nobody", 1, 1), refused)]))
         assert journal.answers()[0].refused == refused
@@ -60,9 +69,7 @@ def test_answers_of_parts_go_with_their_batches_and_those_of_lives_with_a_clock_
                 StoredAnswer(identity, 1, 0) for identity in (whole, whole.piece(0, 8), whole.piece(8, 8).made("0f"))
             ]
             journal.write(Transaction([], [*answers, StoredAnswer(Identity("p/one2", 5, seq), 1, 0)]))
-        for epoch in range(7, 7 + LIVES):
-            for seq in range(1, KEPT_ANSWERS):
-                journal.write(Transaction([], [StoredAnswer(Identity("p/one", epoch, seq), 1, 0)]))
+        assert len([*write_lives(journal, "p/one", range(7, 7 + LIVES))]) == LIVES
         kept = [answer.identity for answer in journal.answers()]
         assert {identity.epoch for identity in kept if identity.whole.origin == "p/one"} == set(range(7, 7 + LIVES))
         assert sum(identity.origin == "p/one2" for identity in kept) == 19

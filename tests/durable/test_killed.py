@@ -37,7 +37,7 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path)
     wait_until_said(tmp_path, "closed", 1, last)
     sent, acknowledged = said(tmp_path, "sent"), said(tmp_path, "ack")
     assert in_flight >= 4, "the process died while nothing was under way"
-    assert len(acknowledged) > 1_000
+    assert len(acknowledged) > 100
     assert said(tmp_path, "refused") == []
     for name in ("one", "two"):
         arrived = (tmp_path / name).read_text().split()

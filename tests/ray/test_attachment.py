@@ -143,10 +143,11 @@ def test_that_ray_asks_for_a_token_is_no_news_and_that_it_asks_for_none_is(caplo
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("command", [ON_BARE_RAY, pytest.param((), marks=pytest.mark.slow)], ids=["bare", "whole"])
 def test_without_a_word_a_pipeline_leaves_the_ray_of_this_machine_alone_and_its_own_outlives_a_hangup(
-    tmp_path: Path,
+    command: Sequence[str], tmp_path: Path
 ) -> None:
-    server = run(tmp_path, RAY_ADDRESS="")
+    server = run(tmp_path, command, RAY_ADDRESS="", BARE_LOGS="1")
     try:
         before, *_ = server.err.read_text().partition("polku: ready")
         assert "started for this pipeline" in before
@@ -198,10 +199,11 @@ import os, sys, time
 import ray
 from polku import Hub, new_event
 from polku.errors import NotRunningError
-from tests.support.ray_forks import bare_nodes
+from tests.support.ray_forks import forked_workers
 
-with bare_nodes():
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+forks = forked_workers()
+forks.__enter__()
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
 pipeline = Hub(runtime="ray").emitter(print).start()
 sender = pipeline.sender()
 assert sender.send(new_event("x")).ok
@@ -219,12 +221,14 @@ while not pipeline.lost:
 time.sleep(2.5)  # for what still runs in the background to call Ray, if it did
 print(ray.is_initialized())
 sys.stdout.flush()
+forks.__exit__(None, None, None)
 os._exit(0)  # the threads that Ray leaves behind have crashed a program at its very end, once
 """
 
 
 def test_after_the_application_has_shut_ray_down_nothing_starts_another_and_errors_are_ours() -> None:
-    environment = os.environ | {"RAY_ADDRESS": "local"}
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", SHUT_DOWN],
         env=environment,

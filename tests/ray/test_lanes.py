@@ -22,7 +22,7 @@ from polku.v1.gateway_pb2_grpc import GatewayStub
 from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-_PAUSE = 0.004  # seconds between the events of a client: some are in flight at any time, and lanes have room to start
+PAUSE = 0.02  # seconds between the events of a client: some are in flight at any time, and lanes have room to start
 _OWN = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
 
 
@@ -61,7 +61,7 @@ class Clients:
             yield new_event("t", id=f"{source}-{number:06d}", source=source)
             self.acked.add(f"{source}-{number:06d}")
             self._counts[client] += 1
-            time.sleep(_PAUSE)
+            time.sleep(PAUSE)
 
     def _call(self, client: int, events: Iterator[Event]) -> None:
         with grpc.insecure_channel(str(self._pipeline.address), _OWN) as channel:

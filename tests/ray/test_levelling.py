@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from polku.testing import Oracle
 from polku.v1.gateway_pb2 import IngestEvent
 from tests.clients import toolchains
 from tests.clients.driver import Driver
-from tests.ray.test_lanes import Clients, check, until
+from tests.ray.test_lanes import PAUSE, Clients, check, until
 from tests.ray.test_scaling import Load
 from tests.support.recorder import Recorder
 
@@ -54,6 +55,7 @@ class Posting:
                 assert (answer.status, bool(answer.read())) == (200, True)
                 self.acked.append(name)
                 number += 1
+                time.sleep(PAUSE)
         except BaseException as error:
             self.errors.append(repr(error))
         finally:
@@ -80,7 +82,7 @@ def are_spread(pipeline: Pipeline, protocol: str, least: int, lanes: int = 3) ->
 def test_clients_that_are_connected_come_to_new_lanes_and_none_fails(tmp_path: Path) -> None:
     recorder, oracle = Recorder(tmp_path / "out"), Oracle(["out"])
     with version(1, recorder).start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
-        load, posting = Load(pipeline, oracle, "c", 24), Posting(pipeline, 12)
+        load, posting = Load(pipeline, oracle, "c", 24, pause=PAUSE), Posting(pipeline, 12)
         with load, posting, Clients(pipeline, "other") as others:
             load.until(lambda: connections(pipeline, "grpc").get("", 0) >= 26, go_on=100)
             pipeline.update_plan(version(3, recorder).plan("ray"), timeout=30)

@@ -40,13 +40,24 @@ def busy(event: Event) -> None:
 class Load:
     """Clients with a connection and a source each, that send one event after the other until the end of the block.
 
-    With `patient` an event whose connection breaks is sent again.
+    With `patient` an event whose connection breaks is sent again; `pause` is how long each waits between two, in
+    seconds.
     """
 
-    def __init__(self, pipeline: Pipeline, oracle: Oracle, name: str, clients: int, *, patient: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        oracle: Oracle,
+        name: str,
+        clients: int,
+        *,
+        patient: bool = False,
+        pause: float = 0.0,
+    ) -> None:
         self.errors: list[str] = []
         self.acked = 0
-        self._address, self._oracle, self._patient = str(pipeline.address), oracle, patient
+        self._address, self._oracle = str(pipeline.address), oracle
+        self._patient, self._pause = patient, pause
         self._lock = threading.Lock()
         self._end = threading.Event()
         names = [f"{name}-{number}" for number in range(clients)]
@@ -72,6 +83,7 @@ class Load:
                     with self._lock:
                         self._oracle.acknowledged([event.id])
                         self.acked += 1
+                    time.sleep(self._pause)
         except BaseException as error:
             self.errors.append(repr(error))
 
