@@ -76,6 +76,7 @@ _ROUTE_TAG = b"\x3a"
 _LONG_ROUTE_TAG = b"\xba"  # the same number in more bytes than it takes: parsers read it alike
 _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
 _TRIES = 100
+_RARE, _FIRST_TRIES = 1_500, 16  # bytes: to look at one place takes as long as to search so many for a text
 
 
 def read_envelope(data: bytes) -> Envelope:
@@ -221,6 +222,31 @@ def may_have_tag(payload: bytes, first: bytes, second: Container[int], tries: in
         tries -= 1
         at = payload.find(first, at + 1)
     return False
+
+
+def may_have_entry(payload: bytes, name: bytes) -> bool:
+    """Return whether any event of a serialised `EventPayload` has, or seems to have, metadata of this short name.
+
+    A search for the name takes 0.45 ns a byte, which is half of what it costs to admit an event of 16 kB. One for the
+    byte in front of it, its length as a varint, takes a tenth of that, where this byte is rare.
+    """
+    size = len(name)
+    short, long = bytes([size]), bytes([size | 128])  # a varint may be longer than it has to be
+    if _is_rare_before(payload, short, name[:1]) and _is_rare_before(payload, long, b"\0\x80"):
+        return False
+    return name in payload
+
+
+def _is_rare_before(payload: bytes, first: bytes, second: bytes) -> bool:
+    """Return whether a byte stands nowhere in front of any of others, and rarely at all."""
+    find = payload.find
+    at, found = find(first), 0
+    while at >= 0:
+        found += 1
+        if payload[at + 1 : at + 2] in second or found * _RARE > at + _FIRST_TRIES * _RARE:
+            return False
+        at = find(first, at + 1)
+    return True
 
 
 def join_with_field(frames: Sequence[bytes], field: bytes) -> bytes:

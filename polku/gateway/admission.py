@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from polku.aio.slices import at_once, in_slices
 from polku.batch.batch import Batch
-from polku.batch.frames import join_frames, join_with_field, read_frames, split_frames
+from polku.batch.frames import join_frames, join_with_field, may_have_entry, read_frames, split_frames
 from polku.batch.receipt import Refusal
 from polku.checks import shorten
 from polku.codes import Code
@@ -91,7 +91,7 @@ def admit_payload(
     if len(payload) > HEAVY_BYTES and max(map(len, frames), default=0) > HEAVY_BYTES:
         frames, refused = _without_heavy(frames, limits, before.events)
         payload = join_frames(frames) if refused else payload
-    if frames and cluster and _CLUSTER not in payload and not refused:
+    if frames and cluster and not refused and not may_have_entry(payload, _CLUSTER):
         admission = _admit_with_cluster(list(frames), source, cluster, limits, before.ids)
         if admission is not None:
             return admission

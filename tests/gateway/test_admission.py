@@ -87,6 +87,17 @@ def test_the_cluster_of_a_message_is_put_behind_the_bytes_of_each_event(sizes: l
     assert EventPayload.FromString(admission.batch.payload).events == events
 
 
+@pytest.mark.parametrize("size", [b"\x07", b"\x87\x00", b"\x87\x80\x00"])
+@pytest.mark.parametrize("around", [b"x", b"\x07\x87", b"\x07" * 300])
+def test_a_cluster_that_an_event_names_itself_stays_however_its_length_is_written(size: bytes, around: bytes) -> None:
+    name = b"\n" + size + b"cluster"
+    entry = name + b"\x12\x03own"
+    own = complete("1", payload=around).SerializeToString() + b"*" + bytes([len(entry)]) + entry
+    others = [complete(f"{number}", payload=around).SerializeToString() for number in range(2, 6)]
+    admission = admit_payload(join_frames([own, *others]), "client", "prod", LIMITS)
+    assert [event.metadata["cluster"] for event in admission.batch] == ["own", "prod", "prod", "prod", "prod"]
+
+
 def test_what_a_message_fills_in_counts_for_no_limit() -> None:
     full = complete("1", metadata={f"key{number}": "x" for number in range(LIMITS.metadata_entries)})
     admission = admit(full, complete("2"), cluster="prod")
