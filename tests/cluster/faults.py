@@ -11,7 +11,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.hosts import Host, wait_until
 
 _RECOVERY_SECONDS = 240.0
-_CALM_SECONDS = 12.0  # a node that was believed to be dead ends only when it learns of that
+_CALM_SECONDS = 30.0  # a node that was believed to be dead ends only when it learns of that: 13 s later, for one
 
 
 class Fault(NamedTuple):
