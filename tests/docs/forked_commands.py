@@ -22,7 +22,7 @@ from tests.support.forked import Program, fork
 _SHIM = """#!{python} -SIE
 import marshal, os, signal, socket, struct, sys
 if {program!r} == "python" and not (sys.argv[1:] and sys.argv[1].endswith(".py")):
-    os.execv(sys.executable, ["python", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])  # by its path it knows what is installed
 server = socket.socket(socket.AF_UNIX)
 server.connect({path!r})
 asked = marshal.dumps(({program!r}, sys.argv[1:], dict(os.environ), os.getcwd()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def test_a_program_that_is_forked_is_a_main_program_in_its_folder_with_its_argum
     terminal.run(Block("python", f"# whole.py\n{main}print(type(pickle.loads(pickle.dumps(Own()))))\nsys.exit(3)\n"))
     said = "__main__ whole.py ['whole.py', '-x'] beside\n<class '__main__.Own'>\nended with 3\n"
     terminal.run(Block("bash", "python whole.py -x || echo ended with $?\n", said))
-    terminal.run(Block("bash", "python -c 'import sys; print(sys.argv)' y\n", "['-c', 'y']\n"))
+    code = "import sys; print(sys.argv, sys.prefix)"
+    terminal.run(Block("bash", f"python -c '{code}' y\n", f"['-c', 'y'] {sys.prefix}\n"))
 
 
 def test_pytest_that_is_forked_shows_what_an_assertion_compared(terminal: Terminal) -> None:
