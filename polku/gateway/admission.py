@@ -92,7 +92,7 @@ def admit_payload(
         frames, refused = _without_heavy(frames, limits, before.events)
         payload = join_frames(frames) if refused else payload
     if frames and cluster and not refused and not may_have_entry(payload, _CLUSTER):
-        admission = _admit_with_cluster(list(frames), source, cluster, limits, before.ids)
+        admission = _admit_with_cluster(frames, source, cluster, limits, before.ids)
         if admission is not None:
             return admission
     message = _parse(payload, refused, limits, before.events)
@@ -145,7 +145,7 @@ def _admit_good(
 
 
 def _admit_with_cluster(
-    frames: list[bytes], source: str, cluster: str, limits: Limits, known: Collection[str]
+    frames: Sequence[bytes], source: str, cluster: str, limits: Limits, known: Collection[str]
 ) -> Admission | None:
     """Admit events of which none has a cluster, if all are good; None: `admit_events` has to look at each.
 
@@ -300,7 +300,7 @@ def read_payload(payload: bytes, limits: Limits) -> Sequence[bytes]:
     except DecodeError:
         return ()
     check_count(len(frames), limits)
-    return frames
+    return list(frames)  # protobuf's own list makes the bytes of each again whenever they are looked at
 
 
 def _filled_bytes(events: int, source: str, cluster: str) -> int:
