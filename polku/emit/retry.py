@@ -18,7 +18,7 @@ class Retry:
 
     first: float = 0.1
     factor: float = 2.0
-    limit: float = 30.0
+    limit: float = 10.0
     attempts: int | None = None
 
     def __post_init__(self) -> None:

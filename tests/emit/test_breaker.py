@@ -37,7 +37,7 @@ def test_that_a_destination_fails_is_said_before_the_circuit_opens() -> None:
 
 
 def test_open_it_lets_nothing_through_until_its_time_is_over() -> None:
-    breaker, clock = circuit(failures=1, first=30)
+    breaker, clock = circuit(failures=1, first=30, open_for=30)
     breaker.failed()
     clock.advance(20)
     assert breaker.wait() == 10
@@ -64,7 +64,7 @@ def test_half_open_it_closes_after_successes_and_opens_again_after_one_failure()
 
 
 def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:
-    breaker, clock = circuit(failures=1, first=30)
+    breaker, clock = circuit(failures=1, first=30, open_for=30)
     breaker.failed()
     clock.advance(29)
     breaker.failed()
