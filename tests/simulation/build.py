@@ -88,7 +88,7 @@ def build_plan(world: World, case: dict[str, Any], change: dict[str, Any] | None
             for s in stages
             for m in s.middleware
         ]
-        stages = fuse(apart, side_by_side=case["lanes"] > 1 or grows(case))
+        stages = fuse(apart, side_by_side=case["lanes"] > 1 or grows(case) or spreads(case))
     letters = plan.dead_letters if case["letters"] == "disk" else None
     if pulled := case.get("pulled"):
         options = {"at_once": pulled["at_once"], "raw": pulled["raw"], "failures": pulled["failures"]}
@@ -96,12 +96,19 @@ def build_plan(world: World, case: dict[str, Any], change: dict[str, Any] | None
         plan = replace(plan, sources=(SourcePlan(pulled["name"], source),))
         _expect_letters(world, pulled)
     plan = replace(plan, dead_letters=letters, stages=stages, lanes=case["lanes"], chained=case.get("chained", False))
+    if spreads(case):
+        return replace(plan, lanes=1, per_node=True)
     return replace(plan, had_lanes=grows(case))
 
 
 def grows(case: dict[str, Any]) -> bool:
     """Return whether lanes come and go."""
     return any(fault["what"] == "lanes" for fault in case["faults"])
+
+
+def spreads(case: dict[str, Any]) -> bool:
+    """Return whether each node has a lane, and nodes come and go."""
+    return any(fault["what"] == "node" for fault in case["faults"])
 
 
 def may_be_tried(component: object) -> bool:

@@ -15,6 +15,7 @@ from tests.simulation.generate_faults import (
     divisions,
     faults_of,
     growths,
+    nodes,
     reloads,
     resizes,
 )
@@ -113,6 +114,11 @@ def _generate(seed: int) -> Case:
         lanes = Random(f"{seed} first lanes").choice([1, 2, 2, 3]) if grown else lanes
         if grown and any(step["kind"] == "aggregator" for step in steps):
             buffer["capacity"] = max(buffer["capacity"], 5)
+        first = Random(f"{seed} first nodes").choice([1, 2, 3])
+        spread = [] if grown else nodes(Random(f"{seed} nodes"), first, buffer, clients, calm=calm)
+        if spread:
+            lanes = first
+            faults = [*spread, *(fault for fault in faults if fault["what"] not in ("resize", "divide"))]
     pulled = _pulled(random, steps, names, calm) if random.random() < 0.15 else None
     return {
         "seed": seed,

@@ -122,6 +122,39 @@ def growths(random: Random, steps: list[Case], clients: list[Case], *, calm: boo
     return grown
 
 
+def nodes(random: Random, first: int, buffer: Case, clients: list[Case], *, calm: bool) -> list[Case]:
+    """Have nodes come, be drained, be lost and be back, while clients send; parts of lanes die on them, too.
+
+    One that has no journal may stay away.
+    """
+    if random.random() < 0.85:
+        return []
+    span = random.choice([0.02, 0.5, 3.0])
+    found: list[Case] = []
+    for number in random.sample([2, 3, 4], random.choice([1, 2, 3])):
+        at = span * random.random()
+        if number > first:
+            found.append({"at": at, "what": "node", "node": number, "deed": "come", "deadline": 0.0, "away": 0.0})
+            at += random.choice([0.5, 3.0, 6.0])
+        if calm or random.random() < 0.2:
+            continue
+        deed = random.choice(["lose", "drain"])
+        deadline = random.choice([5.5, 8.0, 15.0]) if deed == "drain" else 0.0
+        away = random.choice([0.3, 3.0, 12.0, 12.0 if buffer["kind"] == "durable" else None])
+        found.append({"at": at, "what": "node", "node": number, "deed": deed, "deadline": deadline, "away": away,
+                      "seconds": deadline + (away or 0.0)})  # fmt: skip
+    if not found:
+        return []
+    for _ in range(0 if calm else random.choice([0, 1, 2])):
+        at = random.choice(found)["at"] + random.choice([0.001, 0.02, 1.0, 2.2])
+        part = random.choice(["ingest", "stage", "buffer", "emitter"])
+        found.append({"at": at, "what": "kill", "part": part, "which": random.randrange(8),
+                      "fuse": random.choice([1, 2, 5, 20])})  # fmt: skip
+    for client in clients:
+        _send_for_longer(random, client)
+    return found
+
+
 def _send_for_longer(random: Random, client: Case) -> None:
     """Let a client send some seconds longer: as long as a change of lanes takes."""
     number = max((event["n"] for message in client["messages"] for event in message["events"]), default=0)

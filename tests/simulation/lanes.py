@@ -21,6 +21,7 @@ from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.lane_change import StuckError
 from polku.actors.nodes import LanePlace, Node
 from polku.errors import ChangeError, DrainingError, UnavailableError
+from polku.gateway.addresses import Addresses
 from polku.plan import Plan
 from polku.runtime.report import StopReport, add_up
 from polku.testing.simulation.clients import SendChannel
@@ -75,6 +76,10 @@ class GrowingCluster(Cluster):
         await self._changes.close()
         if self._telling is not None:
             self._telling.cancel()
+
+    def place_of(self, number: int) -> LanePlace:
+        """Return where a lane is that is there from the beginning."""
+        return LanePlace(_NODE, number)
 
     @property
     def taking(self) -> list[int]:
@@ -172,7 +177,8 @@ class _Factory(ActorFactory):
         self.changing = cluster.resizing.alone
         for number in cluster.lanes:
             assert next(self._numbers) == number
-            self._lanes[number] = self._handles(number, number), LanePlace(_NODE, number)
+            place = cluster.place_of(number)
+            self._lanes[number] = self._handles(number, place), place
 
     @property
     def lanes(self) -> tuple[tuple[LaneHandles, LanePlace], ...]:
@@ -191,7 +197,7 @@ class _Factory(ActorFactory):
         """Create the parts of one lane more."""
         number = next(self._numbers)
         self._cluster.create_lane(number, place.number)
-        return self._handles(number, place.number)
+        return self._handles(number, place)
 
     def add(self, lane: LaneHandles, place: LanePlace) -> None:
         """Count a lane among the parts."""
@@ -203,9 +209,9 @@ class _Factory(ActorFactory):
         super().drop(lane)
         self._cluster.lanes.remove(lane.number)
 
-    def _handles(self, number: int, place: int) -> LaneHandles:
+    def _handles(self, number: int, place: LanePlace) -> LaneHandles:
         plan, start = self._cluster.plan, f"lane-{number}/"
-        name, rest = name_of(plan, number), (_NODE.address, place == 1, "")
+        name, rest = name_of(plan, number), (place.node.address, place.is_first, "")
         if plan.chained:
             whole = Handle(self._cluster, f"{start}lane")
             return LaneHandles(name, number, whole, {}, whole, {outlet.name: whole for outlet in plan.outlets}, *rest)
@@ -249,9 +255,14 @@ class _Method(NamedTuple):
             return self.name
         if self.method == "vitals":
             return await self._ask(self._vitals)
-        if self.method in ("staying", "shed"):
+        if self.method in ("staying", "shed", "introduce", "close_doors"):
             await self._ask(_nothing)
             number = int(self.name.partition("/")[0].removeprefix("lane-"))
+            if self.method == "introduce":
+                self.cluster.open.add(number)
+                return Addresses()
+            if self.method == "close_doors":
+                return self.cluster.open.discard(number)
             return self.cluster.staying(number) if self.method == "staying" else self.cluster.shed(number, *arguments)
         work = _CALLS[self.method]
         return await self._ask(lambda shell: work(shell, *arguments))
@@ -312,6 +323,17 @@ async def _serve(shell: Any, lanes: frozenset[int], leaving: frozenset[int]) -> 
     return shell.fork is not None and shell.fork.serve(lanes, leaving)
 
 
+async def _halt(shell: SimulatedBuffer) -> None:
+    shell.buffer.halt()
+
+
+async def _release(shell: Any) -> None:
+    if isinstance(shell, SimulatedLane):
+        await shell.lane.release()
+    else:
+        shell.delivery.release()
+
+
 async def _open_for(shell: Any, lane: int) -> int:
     return 0 if shell.fork is None else shell.fork.open(lane)
 
@@ -323,6 +345,11 @@ _CALLS: dict[str, Callable[..., Awaitable[Any]]] = {
     "leave_doors": lambda shell: shell.farewell.leave(),
     "come_back": _come_back,
     "drain_ingest": lambda shell: shell.drain(),
+    "drain_buffer": lambda shell: shell.buffer.drain(),
+    "halt": _halt,
+    "settled": lambda shell: shell.buffer.settled(),
+    "release": _release,
+    "claim": lambda shell, doors: _nothing(shell),
     "serve": _serve,
     "open_for": _open_for,
     "close": lambda shell: shell.close(),

@@ -48,8 +48,8 @@ class Result:
 def run(case: dict[str, Any], *, trace: bool = False) -> Result:
     """Run a case."""
     began = _clock()
-    if build.grows(case):
-        from tests.simulation import lanes  # noqa: F401  (not in the world: Ray looks at its clock)
+    if build.grows(case) or build.spreads(case):
+        from tests.simulation import nodes  # noqa: F401  (not in the world: Ray looks at its clock)
     world = World(case["seed"], trace=trace, limit=case.get("limit", 600_000))
     faults: list[str] = []
     if case["letters"] == "disk":
@@ -129,6 +129,10 @@ def _system(world: World, plan: Plan, case: dict[str, Any]) -> InlineSystem | Cl
         from tests.simulation.lanes import GrowingCluster  # with Ray, which takes long to import
 
         return GrowingCluster(world, plan)
+    if build.spreads(case):
+        from tests.simulation.nodes import SpreadCluster
+
+        return SpreadCluster(world, plan, case["lanes"])
     return Cluster(world, plan)
 
 
@@ -240,6 +244,8 @@ async def _inject(world: World, system: InlineSystem | Cluster, case: dict[str, 
                 changing.append(world.loop.spawn(system.process, _divide(system, fault)))
             case "lanes" if isinstance(system, Cluster):
                 changing.append(world.loop.spawn(system.process, system.scale(fault["lanes"])))
+            case "node" if isinstance(system, Cluster):
+                changing.append(world.loop.spawn(system.process, system.change(fault)))
             case "replay":
                 if case["letters"] == "disk":
                     world.ledger.count("letters replayed", letters.ask_replay(f"{build.path()}.dead"))
@@ -368,7 +374,7 @@ async def _watch_health(world: World, system: InlineSystem | Cluster, case: dict
 
 def _promises(case: dict[str, Any]) -> Promises:
     kinds = {step["kind"] for step in case["steps"]}
-    broken = any(fault["what"] in ("kill", "net", "cut", "crash", "takeover") for fault in case["faults"])
+    broken = any(fault["what"] in ("kill", "net", "cut", "crash", "takeover", "node") for fault in case["faults"])
     rules = {case["buffer"]["overflow"], *(emitter["overflow"] for emitter in case["emitters"])}
     # By their ids: events of one client are in one partition of a throttle.
     divided = any(step["kind"] == "dedup" and step.get("partitions", 1) > 1 for step in case["steps"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.mutants import journals, lanes  # noqa: F401  (they register themselves)
+from tests.simulation.mutants import journals, lanes, nodes  # noqa: F401  (they register themselves)
 from tests.simulation.mutants.faults import MUTANTS
 
 

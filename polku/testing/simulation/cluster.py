@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -90,6 +90,14 @@ class Cluster:
         for call in self.deaths:
             call(part)
 
+    def revive(self, part: SimulatedPart) -> None:
+        """Have a part that died begin again, a moment later."""
+        self.world.loop.call_later(self.downtime(), part.begin, context=self.process.context.copy())
+
+    async def wait_back(self, part: SimulatedPart) -> None:
+        """Return when a part that died lives again, or who calls it learns that it does not."""
+        await part.wait_up()
+
     async def start(self) -> None:
         """Create every part, and start them from the back to the front."""
         for number in self.lanes:
@@ -169,6 +177,9 @@ class Cluster:
     async def scale(self, number: int) -> None:
         """Have this number of lanes: here they stay as they are."""
 
+    async def change(self, fault: Mapping[str, Any]) -> None:
+        """Have a node come or go: here there are none."""
+
     def lag(self) -> int:
         """Return how many events the buffers of these lanes still hold for emitters."""
         buffers = [self.buffer_part(number).running.buffer for number in self.lanes if self._is_lane_up(number)]
@@ -221,7 +232,7 @@ class Cluster:
             await asyncio.sleep(_LATE_SECONDS)
             raise LateError(f"{name} has not answered")
         if part.process.dead:
-            await part.wait_up()
+            await self.wait_back(part)
             raise UnavailableError(f"{name} does not answer", died=part.life != known)
         death = part.death
         task = self.world.loop.spawn(part.process, part.serve(work))
@@ -230,7 +241,7 @@ class Cluster:
             self._send_again(part, work)
         await first(task, death)
         if not task.done():
-            await part.wait_up()
+            await self.wait_back(part)
             raise UnavailableError(f"{name} died", died=True)
         if delay := self._delay():
             await asyncio.sleep(delay)

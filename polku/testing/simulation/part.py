@@ -88,7 +88,7 @@ class SimulatedPart:
         self._up.clear()
         self.running = None
         self.death.set_result(None)
-        world.loop.call_later(self._cluster.downtime(), self.begin, context=self._cluster.process.context.copy())
+        self._cluster.revive(self)
 
 
 class SimulatedPeer:

@@ -244,7 +244,7 @@ class SimulatedStage:
         if stage_plan.replicas > 1:
             out = ReplyLink()
         elif stage_plan.shared:
-            out = fork = Fork(f"{plan.name}/lane-", link_of)
+            out = fork = Fork(f"{plan.name}/lane-", link_of, told=plan.per_node)
         else:
             out = link_of(lane)
         stage = build_stage(plan, stage_plan, out, letters)

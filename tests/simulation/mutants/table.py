@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
 
-from tests.simulation.build import grows
+from tests.simulation.build import grows, spreads
 from tests.simulation.generate import generate
-from tests.simulation.mutants import journals, lanes  # noqa: F401  (they register themselves)
+from tests.simulation.mutants import journals, lanes, nodes  # noqa: F401  (they register themselves)
 from tests.simulation.mutants.faults import MUTANTS
 from tests.simulation.run import run
 
@@ -23,13 +23,14 @@ class Found(NamedTuple):
 
 
 def find(number: str, *, seconds: float = 60.0, first: int = 1) -> Found:
-    """Try seeds with a mutant until a promise is broken: for those of lanes, such whose lanes come and go."""
+    """Try seeds with a mutant until a promise is broken: for those of lanes and nodes, such where they come and go."""
     began = time.process_time()
     tried = 0
     features = frozenset({"model"}) if number.startswith("j") else frozenset()
-    limit = 300_000 if number.startswith("l") else 60_000  # a lane that leaves is looked at again and again
+    limit = 300_000 if number[0] in "ln" else 60_000  # a lane that leaves is looked at again and again
     cases = ({**generate(seed, features), "limit": limit} for seed in count(first))
-    wanted = (case for case in cases if grows(case) or not number.startswith("l"))
+    fits = {"l": grows, "n": spreads}.get(number[0])
+    wanted = (case for case in cases if fits is None or fits(case))
     while time.process_time() < began + seconds:
         case = next(wanted)
         tried += 1
