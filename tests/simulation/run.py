@@ -78,6 +78,7 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
     system = _system(world, plan, case)
     promises = _promises(case)
     judge = Judge(world.ledger, promises)
+    world.ledger.is_timed = not case["faults"]
     if promises.delivered:
         world.on_accepted.append(judge.accepted)
         world.on_committed.append(judge.committed)
@@ -119,7 +120,7 @@ async def _main(world: World, case: dict[str, Any]) -> list[str]:
     faults = await _settle(world, system, case)
     watch.cancel()
     faults += judge.faults()
-    return faults
+    return faults + _waited_for_others(world, case)
 
 
 def _system(world: World, plan: Plan, case: dict[str, Any]) -> InlineSystem | Cluster:
@@ -370,6 +371,25 @@ async def _watch_health(world: World, system: InlineSystem | Cluster, case: dict
                 f"health: well although nothing moved for {world.now - since:.0f} s: {open_} messages open, lag {lag}"
             )
             since = world.now
+
+
+def _waited_for_others(world: World, case: dict[str, Any]) -> list[str]:
+    """Check that what a destination takes at once does not wait for another one, whose share of the buffer has room."""
+    ledger, faults = world.ledger, []
+    entered = sum(ledger.entered.values())
+    has_room = case["buffer"]["capacity"] > entered and case["buffer"]["max_bytes"] > 10_000 * entered
+    if case["faults"] or ledger.counts.get("code block") or not has_room:
+        return []
+    others = [emitter for emitter in case["emitters"] if emitter["phases"]]
+    for emitter in case["emitters"]:
+        if emitter["phases"] or emitter["refuse_every"] or emitter["kind"] != "plain" or not others:
+            continue
+        bound = 5.0 + len(ledger.inputs) * (emitter["latency"] + emitter["per_event"])
+        for token, at in ledger.destinations[emitter["name"]].arrived_at.items():
+            ledger.count("waits compared")
+            if (waited := at - ledger.taken_at.get(token, at)) > bound:
+                faults.append(f"waits: {token} came to {emitter['name']} {waited:.0f} s after the buffer had room")
+    return faults[:3]
 
 
 def _promises(case: dict[str, Any]) -> Promises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -53,6 +53,7 @@ class Destination:
     attempts: int | None = None
     is_ordered: bool = True
     arrived: dict[str, int] = field(default_factory=dict)
+    arrived_at: dict[str, float] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     troubled: set[str] = field(default_factory=set)
@@ -65,7 +66,10 @@ class Destination:
 class Ledger:
     """Keep what clients, code, buffer and destinations saw of each token."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self._clock = clock
+        self.taken_at: dict[str, float] = {}  # when a buffer had put each token, the first time; where it is `timed`
+        self.is_timed = False
         self.inputs: dict[str, Input] = {}
         self.destinations: dict[str, Destination] = {}
         self.calls: list[Call] = []
@@ -135,6 +139,11 @@ class Ledger:
                 )
         self._route(contents, set(known))
 
+    def put(self, tokens: Iterable[str]) -> None:
+        """Learn when a buffer had put events where each destination gets them from."""
+        for token in tokens:
+            self.taken_at.setdefault(token, self._clock())
+
     def _route(self, contents: Sequence[_Content], everyone: set[str]) -> None:
         for token in {token for tokens, _ in contents for token in tokens}:
             self.routes[token] = set()
@@ -167,6 +176,7 @@ class Ledger:
                 self.fault(f"corrupted: {tokens} arrived changed at {emitter}")
             for token in tokens:
                 destination.arrived[token] = destination.arrived.get(token, 0) + 1
+                destination.arrived_at.setdefault(token, self._clock())
             if len(tokens) > 1:
                 self.merge(tokens)
 

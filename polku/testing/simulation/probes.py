@@ -184,7 +184,10 @@ def install(world: World) -> None:
     async def taken_in(self: Enqueuer, pieces: Sequence[Batch], push: Any, **options: Any) -> Any:
         if ledger.counts.get("rearrangements"):
             ledger.taken_in(pieces, self._outlets.by_name)
-        return await take_in(self, pieces, push, **options)
+        answer = await take_in(self, pieces, push, **options)
+        if ledger.is_timed:
+            ledger.put(token for piece in pieces for token in _tokens_in(piece))
+        return answer
 
     async def rearranged(self: Buffer, *arguments: Any, **options: Any) -> None:
         ledger.count("rearrangements")

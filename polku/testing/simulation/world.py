@@ -45,7 +45,7 @@ class World:
         self.seed = seed
         self.random = Random(seed)
         self.loop = SimulatedLoop(Random(seed + 1), limit=limit)
-        self.ledger = Ledger()
+        self.ledger = Ledger(lambda: self.now)
         self.disks: dict[str, Disk] = {}
         self.open_log: Callable[..., Log] | None = None  # makes another log of a durable buffer than the model
         self.is_traced = trace

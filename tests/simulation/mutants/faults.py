@@ -296,6 +296,24 @@ def nobody_waits_for_replicas() -> Iterator[None]:
         yield
 
 
+@mutant("25", "the outlets of a buffer deliver one after the other")
+def outlets_take_turns() -> Iterator[None]:
+    from polku.buffer.outlet import Outlet
+
+    send = Outlet._send
+    turns: dict[int, tuple[object, asyncio.Lock]] = {}  # by the log, which is that of one buffer
+
+    async def in_turn(self: Any) -> None:
+        log = self._cursor._log
+        async with turns.setdefault(id(log), (log, asyncio.Lock()))[1]:
+            await send(self)
+            while self.usage.in_flight:  # noqa: ASYNC110 - it is no event
+                await asyncio.sleep(0.01)
+
+    with replaced(Outlet, "_send", in_turn):
+        yield
+
+
 @mutant("24", "batches go to other partitions while the first ones still have some")
 def nobody_rests() -> Iterator[None]:
     from polku.link.link import Link
