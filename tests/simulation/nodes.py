@@ -29,6 +29,7 @@ from polku.testing.simulation.world import World
 from tests.simulation.lanes import GrowingCluster, Handle, RoamingDoor
 
 _AWAY_SECONDS = 0.2  # until who calls a part of a node that is lost learns that it is away
+_MARGIN_SECONDS = 7.0  # before a node goes, in which its lane is to have ended: 5 of them are the product's
 _LOOKS = 50
 _BUFFERS = ("/buffer", "/lane")
 
@@ -47,6 +48,7 @@ class SpreadCluster(GrowingCluster):
         self.open = set(self.lanes)
         self._nodes = {node.address: node for node in map(_node, self.lanes)}  # those that live
         self._going: dict[str, float] = {}  # when Ray takes them away, by the wall clock
+        self._due: dict[str, float] = {}  # the same, in virtual seconds
         self._of: dict[int, str] = {number: _node(number).address for number in self.lanes}  # by the lane
         self._away: defaultdict[str, list[SimulatedPart]] = defaultdict(list)  # what begins again when a node is back
 
@@ -109,6 +111,7 @@ class SpreadCluster(GrowingCluster):
         if fault["deed"] == "drain":
             world.trace(f"nodes: {node.address} is drained")
             self._going[node.address] = world.time_ns() / 1e9 + fault["deadline"]
+            self._due[node.address] = world.now + fault["deadline"]
             await asyncio.sleep(fault["deadline"])
         self._lose(node)
         if fault["away"] is not None:
@@ -180,12 +183,22 @@ class SpreadCluster(GrowingCluster):
                             self.world.ledger.count("shared stages started again")
                             self.kill(name)
 
+    def _check_time(self, part: SimulatedPart) -> None:
+        """See that a lane that is lost with what its buffer held used the time that it had, by clocks that go well."""
+        left = self._due.get(self._address_of(part.name), 0.0) - self.world.now
+        lag = sum(outlet.lag for outlet in part.running.buffer.statistics().outlets.values())
+        if lag and left > _MARGIN_SECONDS and not self.world.ledger.counts.get("fault clock"):
+            self.world.ledger.fault(
+                f"nodes: {part.name} is given up {left:.0f} s before its node goes, with {lag} events"
+            )
+
     def _kill(self, handle: Handle, *, no_restart: bool = True) -> None:
         """End a part; what a buffer in memory held in vain is known to be lost."""
         part = self.parts.get(handle.name)
         if part is not None and part.is_up and part.name.endswith(_BUFFERS):
             lane = part.name.rpartition("/")[0]
             if any(door.startswith(lane) for door in self._watcher.lost):
+                self._check_time(part)
                 self.on_death(part)
             else:
                 for name, outlet in part.running.buffer.statistics().outlets.items():
