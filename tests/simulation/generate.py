@@ -115,7 +115,7 @@ def _generate(seed: int) -> Case:
         if grown and any(step["kind"] == "aggregator" for step in steps):
             buffer["capacity"] = max(buffer["capacity"], 5)
         first = Random(f"{seed} first nodes").choice([1, 2, 3])
-        spread = [] if grown else nodes(Random(f"{seed} nodes"), first, buffer, clients, calm=calm)
+        spread = [] if grown else nodes(Random(f"{seed} nodes"), first, buffer, steps, clients, calm=calm)
         if spread:
             lanes = first
             faults = [*spread, *(fault for fault in faults if fault["what"] not in ("resize", "divide"))]

@@ -122,7 +122,9 @@ def growths(random: Random, steps: list[Case], clients: list[Case], *, calm: boo
     return grown
 
 
-def nodes(random: Random, first: int, buffer: Case, clients: list[Case], *, calm: bool) -> list[Case]:
+def nodes(
+    random: Random, first: int, buffer: Case, steps: list[Case], clients: list[Case], *, calm: bool
+) -> list[Case]:
     """Have nodes come, be drained, be lost and be back, while clients send; parts of lanes die on them, too.
 
     One that has no journal may stay away.
@@ -145,6 +147,10 @@ def nodes(random: Random, first: int, buffer: Case, clients: list[Case], *, calm
                       "seconds": deadline + (away or 0.0)})  # fmt: skip
     if not found:
         return []
+    if random.random() < 0.4:  # lanes share it, and it waits for those that are lost
+        steps.append({"kind": "aggregator", "async": False, "isolate": False, "size": random.choice([2, 3, 10]),
+                      "within": random.choice([0.05, 1.0]), "strategy": "concat", "max_held": 10_000})  # fmt: skip
+        buffer["capacity"] = max(buffer["capacity"], 5)
     for _ in range(0 if calm else random.choice([0, 1, 2])):
         at = random.choice(found)["at"] + random.choice([0.001, 0.02, 1.0, 2.2])
         part = random.choice(["ingest", "stage", "buffer", "emitter"])
