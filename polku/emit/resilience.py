@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 Sleep = Callable[[float], Awaitable[None]]
 
 _LONGEST = 3600.0
-_SETTINGS_LIMITS = 3  # longest pauses of others, until wrong settings are tried again: who guesses may be locked out
 _RELEASED = "the pipeline stopped before the destination confirmed it"
 _LIMIT = 60.0  # seconds without progress
 _SLACK = 30.0  # by which an emitter's own time limit, whose message says more, is first
@@ -271,7 +270,7 @@ class Resilient:
         if isinstance(error, WrongAnswerError):
             return 0.0
         if isinstance(error, MisconfiguredError):
-            return max(retry.limit * _SETTINGS_LIMITS * (0.5 + self._draw() / 2), self._circuit.wait())
+            return max(retry.delay_of_settings(self._draw), self._circuit.wait())
         asked = min(getattr(error, "retry_after", None) or 0.0, _LONGEST)
         return max(retry.delay(count, self._draw), asked, self._circuit.wait())
 

@@ -33,6 +33,10 @@ class Retry:
         bound = min(self.limit, self.first * self.factor ** min(failures - 1, 64))
         return bound * draw()
 
+    def delay_of_settings(self, draw: Callable[[], float] = random.random) -> float:
+        """Return the seconds to wait where settings are wrong: up to three limits, as who guesses may be locked out."""
+        return 3 * self.limit * (0.5 + draw() / 2)
+
     def gives_up(self, failures: int) -> bool:
         """Return whether that many failures in a row are enough."""
         return self.attempts is not None and failures >= self.attempts

@@ -16,7 +16,7 @@ from tests.emit.resilience import Scripted, batch, resilient, until
 
 async def test_the_circuit_opens_waits_and_closes_again() -> None:
     inner = Scripted(*[RetryableError("down")] * 3)
-    running, slept, _ = resilient(inner, breaker=Breaker(failures=2, first=30, successes=2))
+    running, slept, _ = resilient(inner, breaker=Breaker(failures=2, first=30, open_for=30, successes=2))
     assert await running.emit(batch("a")) == []
     assert [pause for pause in slept if pause >= 30] == [30, 30]
     assert running.statistics().circuit is State.HALF_OPEN
