@@ -112,7 +112,7 @@ def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60.0
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.2)  # to look asks every actor
 
 
 def received(pipeline: Pipeline) -> dict[str, int]:
