@@ -22,7 +22,18 @@ SHELLS = (BufferShell, EmitterShell, IngestShell, LaneShell, StageShell)
 BY_THEMSELVES = {"push", "outcome", "submit", "begin", "ensure_started"}
 
 # These have something to do, or nothing, before the actor is open as well.
-AT_ANY_TIME = {"open", "close", "own_name", "life", "claim", "reserve_doors", "abandon_doors", "close_doors", "release"}
+AT_ANY_TIME = {
+    "open",
+    "close",
+    "own_name",
+    "life",
+    "claim",
+    "reserve_doors",
+    "abandon_doors",
+    "close_doors",
+    "release",
+    "first_to_end",
+}
 
 
 class Counting(Shell):
