@@ -56,7 +56,7 @@ def send_by_value(path: Path) -> None:
     from ray import cloudpickle
 
     folder = path.resolve().parent
-    for module in [module for module in list(sys.modules.values()) if _stands_in(folder, module)]:
+    for module in modules_beside(folder).values():
         cloudpickle.register_pickle_by_value(module)
 
 
@@ -64,7 +64,7 @@ def send_by_value(path: Path) -> None:
 def beside(path: Path) -> Iterator[None]:
     """Have modules that stand beside a file imported anew within the block; where it fails, the old ones are back."""
     folder = path.resolve().parent
-    known = {name: module for name, module in sys.modules.items() if _stands_in(folder, module)}
+    known = modules_beside(folder)
     for name in known:
         del sys.modules[name]
     importlib.invalidate_caches()
@@ -78,9 +78,17 @@ def beside(path: Path) -> Iterator[None]:
         sys.dont_write_bytecode = writes
 
 
+def modules_beside(folder: Path) -> dict[str, ModuleType]:
+    """Return the modules that stand in a folder; another thread may import some meanwhile."""
+    return {name: module for name, module in list(sys.modules.items()) if _stands_in(folder, module)}
+
+
 def _stands_in(folder: Path, module: ModuleType) -> bool:
-    name, file = module.__name__, getattr(module, "__file__", None)
-    if not file or name == "__main__" or name.partition(".")[0] == "polku":
+    try:
+        name, file = module.__name__, module.__file__
+    except Exception:  # it has no file, or is anything else: what stands there need not be a module
+        return False
+    if not isinstance(file, str) or name == "__main__" or name.partition(".")[0] == "polku":
         return False
     return is_beside(Path(file), folder)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from polku.cli.admin_client import To, find, reason_of
 from polku.cli.command import Exit
 from polku.cli.credentials import NOTHING, Shown
-from polku.cli.load import beside, is_beside, send_by_value, split
+from polku.cli.load import beside, modules_beside, send_by_value, split
 from polku.errors import ChangeError
 from polku.log_format import say
 
@@ -81,10 +81,9 @@ def _check(file: str, runtime: str | None) -> None:
 
 def _files(path: Path) -> Iterator[Path]:
     yield path
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file and Path(file) != path and is_beside(Path(file), path.resolve().parent):
-            yield Path(file)
+    for module in modules_beside(path.resolve().parent).values():
+        if (file := Path(str(module.__file__))) != path:
+            yield file
 
 
 def _version(path: Path) -> tuple[int, int]:

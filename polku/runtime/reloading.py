@@ -6,18 +6,22 @@ Anybody may ask, from any thread or a signal handler; the thread that serves the
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from polku.errors import ChangeError, PolkuError
-from polku.text import counted, said
+from polku.errors import ChangeError, PlanError, PolkuError
+from polku.text import counted, named, said
 
 if TYPE_CHECKING:
     from polku.hub import Hub
     from polku.pipeline import Pipeline
+    from polku.plan import Plan
     from polku.runtime.notify import Notifier
+
+_LOG = logging.getLogger(__name__)
 
 Load = Callable[[], "Hub"]
 """Return the hub to run from now on; raises `PolkuError` where there is none."""
@@ -85,15 +89,27 @@ class Reloader:
         return before != self._seen
 
     def _reload(self, pipeline: Pipeline) -> Reloaded:
-        from polku.tracing.export import traced
-
         try:
-            plan = traced(pipeline.plan_of(self._load()), os.environ)
-            changed = pipeline.update_plan(plan)
+            changed = pipeline.update_plan(self._plan(pipeline))
         except ChangeError as error:
             wanted = [line for line in error.difference.splitlines() if not line.startswith("refused ")]
             return Reloaded([f"would be {line}" for line in wanted], said(error))
         except PolkuError as error:
             return Reloaded((), f"nothing was changed: {said(error)}")
+        except Exception as error:
+            _LOG.exception("a change was broken off")
+            return Reloaded((), f"the change was broken off: {named(error)}")
         again = [f"emitter {name} gets {counted(count, 'event')} again" for name, count in changed.again.items()]
         return Reloaded([*changed.difference.lines(), *again])
+
+    def _plan(self, pipeline: Pipeline) -> Plan:
+        """Return the plan of what is loaded; raises `PolkuError`, also for whatever the file raises here alone."""
+        from polku.tracing.export import traced
+
+        try:
+            return traced(pipeline.plan_of(self._load()), os.environ)
+        except PolkuError:
+            raise
+        except (Exception, SystemExit) as error:
+            _LOG.exception("the pipeline's file failed where it was loaded again")
+            raise PlanError(f"the file raised {named(error)}") from error

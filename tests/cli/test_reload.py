@@ -9,13 +9,14 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from polku import Hub
 from polku.cli.admin_client import find
-from polku.cli.load import beside, load_hub
+from polku.cli.load import beside, load_hub, send_by_value
 from polku.cli.reload import watching
 from polku.errors import ChangeError, PlanError
 from polku.runtime.reloading import Reloader
@@ -65,7 +66,8 @@ def test_a_pipeline_that_runs_loads_its_file_again(tmp_path: Path, helper: str) 
     send("a")
     (tmp_path / f"{helper}.py").write_text("TAG = 'two'\n")
     done = polku("reload", "--to", f"unix:{tmp_path}/admin")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "changed   middleware Transform(mark)")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "changed   middleware Transform(mark)"
     send("b")
     file.write_text("hub = 1 / 0\n")
     done = polku("reload", "--to", f"unix:{tmp_path}/admin")
@@ -110,7 +112,8 @@ def test_a_file_that_names_another_address_moves_the_port_unless_an_option_names
     write("grpc-2", "http-2")
     done = polku("reload", "--to", admin)
     moved = f"changed   address grpc: unix:{tmp_path}/grpc-2 (was unix:{tmp_path}/grpc-1)"
-    assert (done.returncode, [line for line in done.stdout.splitlines() if "address" in line]) == (0, [moved])
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if "address" in line] == [moved]
     assert polku("send", "--to", f"unix:{tmp_path}/grpc-2", "--type", "x", "--id", "a").returncode == 0
     write("nowhere/grpc", "http-2")
     done = polku("reload", "--to", admin)
@@ -171,6 +174,10 @@ def hub() -> Hub:
     return Hub(runtime="inline").emitter(lambda batch: None, name="out")
 
 
+def broken() -> Hub:
+    raise KeyError("x")
+
+
 def failing() -> Hub:
     raise PlanError("there is no emitter", where="Hub")
 
@@ -181,7 +188,10 @@ def failing() -> Hub:
         (failing, "nothing was changed: Hub: there is no emitter"),
         (Hub, "nothing was changed: Hub: there is no emitter; add one"),
         (hub, "nothing was changed: it hangs"),
+        (broken, "nothing was changed: the file raised KeyError: 'x'"),
+        (sys.exit, "nothing was changed: the file raised SystemExit"),
     ],
+    ids=["no plan", "an empty plan", "a change that is refused", "an exception", "an exit"],
 )
 def test_why_nothing_was_changed_is_said_to_all_who_asked(load: Callable[[], Hub], refused: str) -> None:
     pipeline: Any = Pipeline("it hangs")
@@ -198,6 +208,36 @@ def test_why_nothing_was_changed_is_said_to_all_who_asked(load: Callable[[], Hub
     reloader.signal()
     reloader.serve(pipeline, said.append)
     assert len(pipeline.noted) == 2
+
+
+def test_an_error_of_our_own_in_a_change_does_not_end_the_pipeline() -> None:
+    class Faulty(Pipeline):
+        def update_plan(self, plan: object) -> Any:
+            raise RuntimeError("not foreseen")
+
+    pipeline: Any = Faulty()
+    reloader = Reloader(hub)
+    answer = reloader.ask()
+    reloader.serve(pipeline, lambda text: None)
+    assert answer.result(0).refused == "the change was broken off: RuntimeError: not foreseen"
+    assert pipeline.noted == ["the change was broken off: RuntimeError: not foreseen"]
+
+
+def test_modules_that_are_imported_or_odd_meanwhile_are_no_matter_of_a_file(
+    tmp_path: Path, helper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lazy(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            monkeypatch.setitem(sys.modules, f"{helper}_{name}", ModuleType(name))  # as another thread would
+            raise ImportError("it needs something that is not there")
+
+    monkeypatch.setitem(sys.modules, "odd", object())
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    look = watching(str(tmp_path / "pipeline.py"))
+    assert look() == look()
+    with beside(tmp_path / "pipeline.py"):
+        pass
+    send_by_value(tmp_path / "pipeline.py")
 
 
 def test_a_file_that_is_saved_is_loaded_once() -> None:
