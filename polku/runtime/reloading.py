@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from polku.errors import ChangeError, PlanError, PolkuError
+from polku.log import RepeatedLog
 from polku.text import counted, named, said
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from polku.plan import Plan
     from polku.runtime.notify import Notifier
 
-_LOG = logging.getLogger(__name__)
+_REPEATED = RepeatedLog(logging.getLogger(__name__))
 
 Load = Callable[[], "Hub"]
 """Return the hub to run from now on; raises `PolkuError` where there is none."""
@@ -97,7 +98,7 @@ class Reloader:
         except PolkuError as error:
             return Reloaded((), f"nothing was changed: {said(error)}")
         except Exception as error:
-            _LOG.exception("a change was broken off")
+            _REPEATED.exception("change", "a change was broken off")
             return Reloaded((), f"the change was broken off: {named(error)}")
         again = [f"emitter {name} gets {counted(count, 'event')} again" for name, count in changed.again.items()]
         return Reloaded([*changed.difference.lines(), *again])
@@ -111,5 +112,5 @@ class Reloader:
         except PolkuError:
             raise
         except (Exception, SystemExit) as error:
-            _LOG.exception("the pipeline's file failed where it was loaded again")
+            _REPEATED.exception("load", "the pipeline's file failed where it was loaded again")
             raise PlanError(f"the file raised {named(error)}") from error
