@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count, cycle
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from polku.actors.surroundings import Surroundings, surroundings
 from polku.actors.target import Route, Target, route, workers_of
 from polku.plan import OutletPlan, Plan, Resources, StagePlan
 from polku.runtime.assembly import tracing_of
+from polku.runtime.report import EmitterReport, add_up
 
 
 class Layout(NamedTuple):
@@ -51,6 +52,7 @@ class ActorFactory:
         self._numbers = count(1)  # of lanes; none is given twice
         self._lanes: dict[int, tuple[LaneHandles, LanePlace]] = {}
         self._shared: dict[str, Any] = {}
+        self.gone: dict[str, EmitterReport] = {}  # what lanes have done that are no parts any more, by emitter
 
     @property
     def lanes(self) -> tuple[tuple[LaneHandles, LanePlace], ...]:
@@ -91,6 +93,11 @@ class ActorFactory:
     def drop(self, lane: LaneHandles) -> None:
         """Count a lane among the parts no more."""
         self._lanes.pop(lane.number, None)
+
+    def count_gone(self, reports: Mapping[str, EmitterReport]) -> None:
+        """Count what a lane has done that is about to be dropped."""
+        for name, report in reports.items():
+            self.gone[name] = add_up([self.gone[name], report]) if name in self.gone else report
 
     def become(self, layout: Layout, shared: dict[str, Any]) -> None:
         """Create what comes later as another plan says, whose shared stages are there; its lanes are called so."""

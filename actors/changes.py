@@ -62,7 +62,7 @@ class Changes:
     @property
     def gone(self) -> Mapping[str, EmitterReport]:
         """What became of the events of lanes that are no parts any more, by emitter."""
-        return {} if self._factory is None else self._lanes.gone
+        return {} if self._factory is None else self._factory.gone
 
     @property
     def is_stopping(self) -> bool:

@@ -33,7 +33,6 @@ from polku.emit.delivery import DeliveryStatistics
 from polku.errors import ChangeError, PolkuError
 from polku.plan import Plan
 from polku.runtime.lane import LaneStatistics
-from polku.runtime.report import EmitterReport, add_up
 from polku.runtime.watch import trouble
 
 _LOG = logging.getLogger(__name__)
@@ -64,7 +63,6 @@ class Lanes:
         self._open_lane = open_lane
         self._on_parts = on_parts
         self._tasks = TaskSet("lanes")
-        self.gone: dict[str, EmitterReport] = {}  # what lanes have done that are no parts any more
 
     async def stop(self) -> None:
         """Empty no more lanes: they are parts, and drain with the others."""
@@ -233,8 +231,7 @@ class Lanes:
         """Take a lane out of the parts, and end its actors."""
         plan = self._factory.layout.plan
         reports, _ = await outcome(plan, ActorHandles((lane,), {}))
-        for name, report in reports.items():
-            self.gone[name] = add_up([self.gone[name], report]) if name in self.gone else report
+        self._factory.count_gone(reports)
         self._factory.drop(lane)
         await self._on_parts()
         await end_actors(lane.all() if not lane.chained else {lane.door: lane.ingest, **lane.stages})

@@ -35,10 +35,14 @@ _GOODBYE_SHARE = 0.3  # of the time: for clients to have their answers and conne
 
 
 class Departure(NamedTuple):
-    """What became of a lane that has left its node; `is_lost` where acknowledged events are gone with it, or may be."""
+    """What became of a lane that has left its node; `is_lost` where acknowledged events are gone with it, or may be.
+
+    `emitters` has what it has done; what stays in its journal is counted where that is opened again.
+    """
 
     text: str
     is_lost: bool
+    emitters: Mapping[str, EmitterReport]
 
 
 def seconds_left(deadline: float, now: float, environment: Mapping[str, str]) -> float:
@@ -78,11 +82,12 @@ async def leave_node(plan: Plan, lane: LaneHandles, parts: ActorHandles, deadlin
 
 def _departure(plan: Plan, lane: LaneHandles, emitters: Mapping[str, EmitterReport], report: StopReport) -> Departure:
     what = f"{lane.door} has left node {lane.address} within {report.seconds:.1f} s"
+    done = {name: each._replace(journaled=0) for name, each in emitters.items()}
     if report.loss:
-        return Departure(f"{what}: {report.loss}", True)
+        return Departure(f"{what}: {report.loss}", True, done)
     kept = {name: each.journaled for name, each in emitters.items() if each.journaled}
     if kept:
         counts = ", ".join(f"{count} for {name}" for name, count in kept.items())
         text = f"{what}: events are kept in its journal {plan.buffer.path} on that node ({counts}) until it is back"
-        return Departure(text, False)
-    return Departure(f"{what}: everything is delivered" if report.complete else f"{what}: nothing is left", False)
+        return Departure(text, False, done)
+    return Departure(f"{what}: everything is delivered" if report.complete else f"{what}: nothing is left", False, done)

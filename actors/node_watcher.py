@@ -121,6 +121,8 @@ class NodeWatcher:
         else:
             _LOG.info("%s", departure.text)
         async with self._arrangement.changing:
+            if not departure.is_lost:
+                self._arrangement.count_gone(departure.emitters)
             now = next((one for one in self._arrangement.parts().lanes if one.number == lane.number), lane)
             self._arrangement.drop(now)
             kill(now.all().values())

@@ -100,6 +100,7 @@ async def test_the_lane_of_a_node_that_is_drained_delivers_what_it_has_and_is_go
         left = await gone(pipeline)
         assert left.address == HERE.address
         assert watcher.lost == []
+        assert pipeline.changes.gone["out"].delivered == 2  # which the report of a stop adds to the others
         assert (await pipeline.send("0-1")).event_ids == ["0-1"]
         await pipeline.delivered()
         check(["0-1", "1-1", "1-2"], ARRIVED["out"])

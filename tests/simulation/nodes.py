@@ -200,7 +200,4 @@ class SpreadCluster(GrowingCluster):
             if any(door.startswith(lane) for door in self._watcher.lost):
                 self._check_time(part)
                 self.on_death(part)
-            else:
-                for name, outlet in part.running.buffer.statistics().outlets.items():
-                    self.world.ledger.destinations[name].dropped += outlet.dropped
         super()._kill(handle)
