@@ -76,7 +76,8 @@ _ROUTE_TAG = b"\x3a"
 _LONG_ROUTE_TAG = b"\xba"  # the same number in more bytes than it takes: parsers read it alike
 _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
 _TRIES = 100
-_RARE, _FIRST_TRIES = 1_500, 16  # bytes: to look at one place takes as long as to search so many for a text
+_LOOK_COSTS = 1_500  # bytes: a search for a text passes so many in the time of one look at the byte behind another
+_FREE_LOOKS = 16
 
 
 def read_envelope(data: bytes) -> Envelope:
@@ -243,7 +244,7 @@ def _is_rare_before(payload: bytes, first: bytes, second: bytes) -> bool:
     at, found = find(first), 0
     while at >= 0:
         found += 1
-        if payload[at + 1 : at + 2] in second or found * _RARE > at + _FIRST_TRIES * _RARE:
+        if payload[at + 1 : at + 2] in second or found * _LOOK_COSTS > at + _FREE_LOOKS * _LOOK_COSTS:
             return False
         at = find(first, at + 1)
     return True

@@ -4,7 +4,7 @@
     python -m tests.bench.steps --events 100 --payload 16000
 
 The steps take turns, and the least of the rounds counts, so that other work on the machine changes little. In a
-pipeline they cost more: memory that another step has just freed is not at hand, and pages come anew from the system.
+pipeline they cost more: other steps use the caches in between, and the system has to provide pages of memory.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from polku import Code
+from polku import Code, Refusal
+from polku.batch.receipt import Receipt
 from polku.buffer.durable import DurableLog
 from tests.buffer.durable import batch_of, durable, shut, soon
 from tests.buffer.parts import Destination, numbered
@@ -25,6 +27,19 @@ def _read_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polku.buffer.recent.LIMIT", 1)
 
 
+async def refusals_after(
+    damage: str, path: Path, shut_one: Destination, pushes: Sequence[asyncio.Task[Receipt]]
+) -> dict[int, tuple[Refusal, ...]]:
+    """Damage the journal, open the destination that was shut, and return what is refused, by number from 1."""
+    with sqlite3.connect(path) as db:
+        db.execute(DAMAGE[damage])
+    db.close()
+    shut_one.gate.set()
+    async with asyncio.timeout(30):
+        receipts = await asyncio.gather(*pushes)
+    return {number: receipt.refused for number, receipt in enumerate(receipts, 1) if receipt.refused}
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_what_the_journal_has_lost_is_refused_to_the_sender_that_waits_for_its_delivery(
     path: Path, damage: str
@@ -36,13 +51,7 @@ async def test_what_the_journal_has_lost_is_refused_to_the_sender_that_waits_for
             for seq, i in enumerate(numbered(0, 60), 1)
         ]
         await soon(lambda: len(b.ids) == 120)
-        with sqlite3.connect(path) as db:
-            db.execute(DAMAGE[damage])
-        db.close()
-        a.gate.set()
-        async with asyncio.timeout(30):
-            receipts = await asyncio.gather(*pushes)
-        refused = {seq: receipt.refused for seq, receipt in enumerate(receipts, 1) if receipt.refused}
+        refused = await refusals_after(damage, path, a, pushes)
         assert list(refused) == [30, 59]
         for refusals in refused.values():
             assert sorted(refusal.position for refusal in refusals) == [0, 1]
@@ -72,12 +81,6 @@ async def test_also_where_the_sender_asks_again_after_a_restart(path: Path, dama
     async with durable(path, {"a": a}, await_delivery=True) as second:
         pushes = [asyncio.ensure_future(second.push(batch)) for batch in batches]
         await asyncio.sleep(0)
-        with sqlite3.connect(path) as db:
-            db.execute(DAMAGE[damage])
-        db.close()
-        a.gate.set()
-        async with asyncio.timeout(30):
-            receipts = await asyncio.gather(*pushes)
-        refused = {seq: receipt.refused for seq, receipt in enumerate(receipts, 1) if receipt.refused}
+        refused = await refusals_after(damage, path, a, pushes)
         assert list(refused) == [30, 59]
         assert all(sorted(refusal.position for refusal in refusals) == [0, 1] for refusals in refused.values())
