@@ -181,9 +181,9 @@ class Enqueuer:
             push.refused.extend(self._refuse(head, reason, start))
         return OutletRoom.NONE
 
-    def _refuse(self, piece: Batch, reason: str, start: int) -> list[Refusal]:
-        """Refuse every event of a piece for want of room."""
-        refusals = _refuse_all(piece, Code.BUFFER_FULL, reason)
+    def _refuse(self, piece: Batch, reason: str, start: int, code: Code = Code.BUFFER_FULL) -> list[Refusal]:
+        """Refuse every event of a piece: for want of room, if not for another reason."""
+        refusals = _refuse_all(piece, code, reason)
         if self.tap is not None:
             self.tap.show(What.REFUSED, piece, notes=_notes(refusals))
         return list(shifted(refusals, start))
@@ -258,9 +258,9 @@ class Enqueuer:
             try:
                 await asyncio.shield(held)
             except JournalError as error:
-                reason = f"{error}; send again later"
+                code, reason = Code.DRAINING if self.is_closed else Code.BUFFER_FULL, f"{error}; send again later"
                 for draft in drafts:
-                    push.refused.extend(self._refuse(draft.piece, reason, draft.start))
+                    push.refused.extend(self._refuse(draft.piece, reason, draft.start, code))
             if push.held and push.held[0][0] is held:
                 push.held.pop(0)
 

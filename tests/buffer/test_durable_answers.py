@@ -170,3 +170,11 @@ async def test_refusals_of_pieces_that_lie_apart_name_the_right_events_after_a_r
     async with durable(path, refusing, await_delivery=True) as bench:
         receipt = await bench.push(copy)
     assert [(refusal.position, refusal.event_id) for refusal in receipt.refused] == [(3, "0003"), (4, "0004")]
+
+
+async def test_what_comes_behind_the_close_of_a_journal_is_refused_as_by_a_pipeline_that_stops(path: Path) -> None:
+    async with durable(path, {"a": shut()}) as bench:
+        await bench.buffer.close()
+        receipt = await bench.push(batch_of("late", seq=1))
+    assert [(refusal.event_id, refusal.code) for refusal in receipt.refused] == [("late", Code.DRAINING)]
+    assert "was closed; send again later" in receipt.refused[0].message

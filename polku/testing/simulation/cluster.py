@@ -281,18 +281,22 @@ class Cluster:
 
     async def _spawned(self, part: SimulatedPart, work: Coroutine[Any, Any, T]) -> T | None:
         task = self.world.loop.spawn(part.process, work)
-        await asyncio.wait((task, part.death), return_when=asyncio.FIRST_COMPLETED, timeout=5.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await first(task, part.death)
         return task.result() if task.done() else None
 
     async def _drain(self) -> None:
         ingests = [self.ingest_part(number) for number in self.lanes]
         taking = [asyncio.ensure_future(self._until_done(part, lambda shell: shell.drain())) for part in ingests]
+        pause = 0.05
         while not all(task.done() for task in taking):
             for part in list(self.parts.values()):
                 if isinstance(part.running, (SimulatedStage, SimulatedBuffer)):
                     running = part.running
                     await self._spawned(part, running.flush(everything=True))
-            await asyncio.wait(taking, timeout=0.05)
+            await asyncio.wait(taking, timeout=pause)
+            pause = min(2 * pause, 2.0)
         for number in self.lanes:
             await self._until_done(self.buffer_part(number), lambda shell: shell.buffer.drain())
 

@@ -159,9 +159,9 @@ def install(world: World) -> None:
     take_in, rearrange = Enqueuer.take_in, Buffer.rearrange
     refuse, on_held = Enqueuer._refuse, Enqueuer._on_held
 
-    def refused(self: Enqueuer, piece: Batch, reason: str, start: int) -> Any:
+    def refused(self: Enqueuer, piece: Batch, *about: Any) -> Any:
         turn_away(piece)
-        return refuse(self, piece, reason, start)
+        return refuse(self, piece, *about)
 
     def settled(self: Enqueuer, drafts: Sequence[Draft], held: asyncio.Future[None]) -> None:
         if not held.cancelled() and held.exception() is not None:
