@@ -90,4 +90,7 @@ def _departure(plan: Plan, lane: LaneHandles, emitters: Mapping[str, EmitterRepo
         counts = ", ".join(f"{count} for {name}" for name, count in kept.items())
         text = f"{what}: events are kept in its journal {plan.buffer.path} on that node ({counts}) until it is back"
         return Departure(text, False, done)
+    left = ", ".join(f"{each.left} for {name}" for name, each in emitters.items() if each.left)
+    if left:
+        return Departure(f"{what}: what it still held is gone, and was promised to nobody ({left})", False, done)
     return Departure(f"{what}: everything is delivered" if report.complete else f"{what}: nothing is left", False, done)

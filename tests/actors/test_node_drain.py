@@ -139,6 +139,20 @@ async def test_what_a_buffer_in_memory_could_not_deliver_in_time_is_lost_and_cou
         assert "acknowledged events are lost: 2 of emitter out" in caplog.text
 
 
+async def test_what_is_left_for_an_emitter_of_best_effort_is_no_loss_and_is_said_to_be_gone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    made = Hub(runtime="ray").lanes(2).emitter(Out("out"), name="out", required=False)
+    async with watched(made, monkeypatch) as (pipeline, watcher, nodes):
+        HELD.add("out")
+        await pipeline.send("1-1", "1-2", lane=1)
+        nodes.deadlines[THERE.address] = time.time()
+        await gone(pipeline)
+        assert watcher.lost == []
+        assert "what it still held is gone, and was promised to nobody (2 for out)" in caplog.text
+
+
 async def test_nodes_that_go_together_are_emptied_side_by_side_also_the_own_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -200,4 +200,6 @@ class SpreadCluster(GrowingCluster):
             if any(door.startswith(lane) for door in self._watcher.lost):
                 self._check_time(part)
                 self.on_death(part)
+            elif not self.plan.buffer.path:  # what it held of best effort, which is no loss, is gone
+                self.world.ledger.excused_optional.update(entry.token for entry in self.world.ledger.inputs.values())
         super()._kill(handle)
