@@ -1,7 +1,8 @@
 """Make what is released, check it, and try it: `make release`; or cut the changelog: `make cut VERSION=0.2.0`.
 
     release.py build [--out dist]     the wheels of polku and polku-core and the sdist, checked; what each wheel needs,
-                                      with hashes; where `.venv-bom` has cyclonedx-bom, bills of materials; all digests
+                                      with hashes; where `.venv-bom` has cyclonedx-bom, bills of materials; what an
+                                      image is built of, with all of examples/deploy; all digests
     release.py install [--out dist]   each wheel in an environment of its own, for every Python that is here
     release.py cut VERSION            head the unreleased part of the changelog with the version, and set the version
 
@@ -40,6 +41,8 @@ CORE = "polku-core"
 LEFT_OUT = ("ray", "rich")
 # What the image of examples/deploy has.
 EXTRAS = ("fast", "kafka")
+DEPLOY = "examples/deploy"
+SECRETS = ("admin-token",)  # what its files say to put next to them
 HASHES = ROOT / ".ci" / "hashes.txt"
 # cyclonedx-bom has an environment of its own: with what it brings, each `import ray` takes three seconds more.
 BOM_PYTHON = ROOT / ".venv-bom" / "bin" / "python"
@@ -83,6 +86,7 @@ def build(out: Path) -> Iterator[str]:
         _run(*command, tree, "--wheel", "--outdir", out)
     for wheel in out.glob("*.whl"):
         _write_requirements(wheel)
+    write_context(out)
     files = sorted(path for path in out.iterdir())
     digests = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     (out / "SHA256SUMS").write_text(digests, encoding="utf-8")
@@ -114,6 +118,7 @@ def check(out: Path) -> Iterator[str]:
     for name, path in wheels.items():
         yield from (f"{path.name}: {fault}" for fault in _check_wheel(path, name, version))
     yield from (f"sdist: {fault}" for fault in _check_sdist(next(out.glob("*.tar.gz")), version))
+    yield from (f"image context: {fault}" for fault in _check_context(next(out.glob("*.tgz"))))
     notes = _section(ROOT / "CHANGELOG.md", "Unreleased")
     if notes.strip():
         print(f"release: {notes.count(chr(10) + '- ')} changes are not released: make cut VERSION=… heads them")
@@ -175,9 +180,40 @@ def _check_sdist(path: Path, version: str) -> Iterator[str]:
     yield from (f"has no {one}" for one in needed if f"polku-{version}/{one}" not in names)
 
 
+def _check_context(path: Path) -> Iterator[str]:
+    with tarfile.open(path) as archive:
+        names = {member.name for member in archive.getmembers()}
+    copied = re.findall(r"^COPY (?!--from)(\S+) ", (ROOT / DEPLOY / "Containerfile").read_text("utf-8"), re.M)
+    yield from (f"has no {one}" for one in copied if not any(name.startswith(one) for name in names))
+    yield from (f"has {one}" for one in names if Path(one).name in SECRETS)
+
+
 def _contents(path: Path) -> dict[str, int]:
     with zipfile.ZipFile(path) as archive:
         return {info.filename: info.CRC for info in archive.infolist() if info.filename.startswith("polku/")}
+
+
+# --- what an image is built of ----------------------------------------------------------------------------------------
+
+
+def write_context(out: Path) -> Path:
+    """Write what builds an image and deploys it, without a checkout: the wheels, examples/deploy and cluster.yaml."""
+    files = {f"dist/{path.name}": path for path in (*out.glob("*.whl"), *out.glob("requirements-*.txt"))}
+    deploy = [path for path in (ROOT / DEPLOY).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files |= {
+        str(path.relative_to(ROOT)): path for path in (*deploy, ROOT / "cluster.yaml") if path.name not in SECRETS
+    }
+    context = out / f"polku-deploy-{_version(ROOT)}.tgz"
+    with tarfile.open(context, "w:gz") as archive:
+        for name, path in sorted(files.items()):
+            archive.add(path, name, filter=_of_nobody)
+    return context
+
+
+def _of_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 # --- what a wheel needs -----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ CHART = DEPLOY / "helm" / "polku"
 KUBERNETES = [*sorted((DEPLOY / "kubernetes").glob("*.yaml")), *sorted((DEPLOY / "kuberay").glob("*.yaml"))]
 UNIT = DEPLOY / "systemd" / "polku.service"
 CONTAINERFILE = (DEPLOY / "Containerfile").read_text("utf-8")
+IGNORED = DEPLOY / "Containerfile.dockerignore"  # an engine looks for it next to the file, and not in the checkout
 OWN = {"KAFKA", "UPSTREAM", "JOURNAL"}  # what pipeline.py reads
 HELM: dict[str, list[str]] = {
     "plain": [],
@@ -144,6 +145,8 @@ def test_the_container_file_copies_what_is_there() -> None:
     copied = re.findall(r"^COPY (?!--from)(\S+) ", CONTAINERFILE, re.M)
 
     assert [name for name in copied if name != "dist/" and not (ROOT / name).exists()] == []
+    ignored, *taken = [line for line in IGNORED.read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert (ignored, [line.removeprefix("!") for line in taken]) == ("*", [name.rstrip("/") for name in copied])
     assert "USER 10001:10001" in CONTAINERFILE
     names = dict(re.findall(r"(POLKU_\w+)=(\S+)", CONTAINERFILE.partition("\nENV ")[2]))
     assert len(names) == 4

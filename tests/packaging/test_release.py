@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,33 @@ def test_two_wheels_with_the_same_files_differ_in_what_they_need(built: Path) ->
     assert digested == {path.name for path in built.iterdir()} - {"SHA256SUMS"}
 
 
+def test_an_image_is_built_without_a_checkout_and_without_its_secrets(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = tmp_path / "checkout", tmp_path / "dist"
+    shutil.copytree(ROOT / "examples" / "deploy", root / "examples" / "deploy")
+    (root / "examples" / "deploy" / "admin-token").write_text("secret")
+    (root / "polku").mkdir()
+    for name in ("cluster.yaml", "polku/version.py"):
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(built, out)
+    monkeypatch.setattr(release, "ROOT", root)
+    with tarfile.open(release.write_context(out)) as archive:
+        archive.extractall(tmp_path / "context", filter="data")
+    context = tmp_path / "context"
+
+    text = (context / "examples/deploy/Containerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(\S+) ", text, re.M)
+    assert copied
+    assert [name for name in copied if not (context / name).exists()] == []
+    for name in ("polku", "polku_core"):
+        assert len(list((context / "dist").glob(f"{name}-*.whl"))) == 1
+        assert (context / "dist" / f"requirements-{name}.txt").exists()
+    assert (context / "examples/deploy/helm/polku/templates/_helpers.tpl").exists()
+    assert (context / "cluster.yaml").exists()
+    assert not list(context.rglob("admin-token"))
+
+
 def test_what_a_wheel_needs_is_listed_with_hashes(built: Path) -> None:
     listed = {}
     for path in built.glob("requirements-*.txt"):
@@ -78,6 +106,19 @@ def test_the_bill_of_materials_has_what_is_listed(built: Path) -> None:
         assert {component["name"] for component in bill["components"]} == listed
         hashed = [one for one in bill["components"] for ref in one["externalReferences"] if ref.get("hashes")]
         assert hashed
+
+
+def test_a_context_that_lacks_something_or_has_a_secret_is_found(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dist"
+    shutil.copytree(built, out)
+    secret = tmp_path / "admin-token"
+    secret.touch()
+    with tarfile.open(next(out.glob("*.tgz")), "w:gz") as archive:
+        archive.add(secret, "examples/deploy/admin-token")
+
+    faults = "\n".join(release.check(out))
+    assert "image context: has no dist/" in faults
+    assert "image context: has examples/deploy/admin-token" in faults
 
 
 def test_the_hashes_are_of_the_versions_that_are_tested() -> None:
