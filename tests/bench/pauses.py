@@ -6,6 +6,9 @@ of the two destinations notes when it was written to; the pause of a change is t
 of them, from the moment at which the command was started to half a second after its end. The first row is the same
 without a change, after each of the first ones: what the machine does by itself. An oracle looks for what was lost,
 doubled or reordered.
+
+At the end the pipeline is made what it was at first, and a second table says what its processes hold then and held at
+first; what there is more of is a leak.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ import tempfile
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench import held
+from tests.bench.held import Held
 from tests.chaos.driver import Chaos, Outcome
 from tests.chaos.files import TIMED, times
 
@@ -31,6 +37,7 @@ QUIET, REFUSED = "(no change)", "refused"
 _AFTER_SECONDS = 0.5
 _BATCH_EVENTS = 10
 _MOST_REFUSED = 0.05  # of the changes: a machine that is too busy refuses some
+_REST_SECONDS = 60.0  # for what is gone to end
 _VERSIONS = 12  # so few that some changes are of one kind alone
 
 
@@ -75,19 +82,39 @@ class Changing(Chaos):
             client.batch_events, client.rest = _BATCH_EVENTS, 0.01
         self.windows: list[Window] = []
         self.refusals: Counter[str] = Counter()  # by what the command said last
+        self.first: Mapping[str, Held] = {}
+        self.last: Mapping[str, Held] = {}
 
     def measure(self, changes: int, quiet: int) -> Outcome:
         """Change it, and look at it without a change after each of the first `quiet` ones."""
 
         def work() -> None:
+            self._start_over()
+            self.first = held.held(self.pids(""))
             for number in range(changes):
                 took = self._change()
                 if number < quiet:
                     began = time.monotonic()
                     self.watch(took)
                     self.windows.append(Window(QUIET, began, time.monotonic()))
+            self._start_over()
+            self.last = held.held(self.pids(""))
+            deadline = time.monotonic() + _REST_SECONDS
+            while held.more(self.first, self.last) and time.monotonic() < deadline:
+                self.watch(1.0)
+                self.last = held.held(self.pids(""))
 
         return self.run_under_load(work)
+
+    def _start_over(self) -> None:
+        """Make the pipeline what a run begins and ends with: one lane of the first version, after some changes."""
+        (self.folder / "lanes").write_text("1")
+        for version in (1, 0):  # what a change loads for the first time is loaded then
+            self.wait_until(partial(self._become, version), 300, "a change that is not refused")
+
+    def _become(self, version: int) -> bool:
+        self.version = version - 1  # `reload` runs the next one
+        return self.reload() == "reload"
 
     def _change(self) -> float:
         before = self._now()
@@ -163,6 +190,10 @@ def main() -> int:
         for reason, count in changing.refusals.most_common(5):
             print(f"refused {count} times: {reason}")
         print(f"{outcome}\n", flush=True)
+        print("\n".join([*held.table(changing.first, changing.last), ""]), flush=True)
+        if leaks := held.more(changing.first, changing.last):
+            is_broken = True
+            print(f"BROKEN: there is more than at first: {'; '.join(leaks)}", flush=True)
         try:
             outcome.verdict.check(duplicates=False, order=lanes == 1)
             assert not outcome.refused, f"{outcome.refused} events were refused"
