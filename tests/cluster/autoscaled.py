@@ -1,8 +1,9 @@
 """A pipeline that Ray's autoscaler gives nodes, and takes them: `python -m tests.cluster.autoscaled FOLDER SHAPE`.
 
 It starts Ray with its autoscaler (version 2), whose provider starts a Ray node of an address of its own for what
-would be a machine. Steps ask for a resource that only such nodes have. Prints what came of it as JSON; to be run on a
-host of its own (`tests.cluster.hosts`), as what it starts ends with that.
+would be a machine. There are three types of those: with a `shelf`, with a GPU, and with a label; the step asks for what
+one of them has. Prints what came of it as JSON; to be run on a host of its own (`tests.cluster.hosts`), as what it
+starts ends with that.
 """
 
 from __future__ import annotations
@@ -29,6 +30,22 @@ from tests.support.recorder import Recorder
 
 HEAD = "127.0.0.1"
 PORT = 6379
+# What a machine of each type has besides a CPU; Ray is told of GPUs, and looks for none.
+TYPES: dict[str, dict[str, Any]] = {
+    "shelves": {"resources": {"CPU": 1, "shelf": 1}},
+    "gpus": {"resources": {"CPU": 1, "GPU": 1}},
+    "labelled": {"resources": {"CPU": 1}, "labels": {"disk": "nvme"}},
+}
+# What the step of each shape asks for.
+NEEDS: dict[str, dict[str, Any]] = {
+    "replicas": {"resources": {"shelf": 1}},
+    "lanes": {"resources": {"shelf": 1}},
+    "GPUs": {"num_gpus": 1},
+    "parts of GPUs": {"num_gpus": 0.5},
+    "labels": {"labels": {"disk": "nvme"}, "num_cpus": 1},
+    "labels alone": {"labels": {"disk": "nvme"}},
+}
+GROWN = {"parts of GPUs": 3}  # replicas: two of them are on one node
 QUICK = Scaling(
     oldest_seconds=2.0, busy=0.5, idle=0.45, up_seconds=1.0, down_seconds=2.0, pause_seconds=1.0, start_seconds=120.0
 )
@@ -50,13 +67,13 @@ class Provider(node_provider.FakeMultiNodeProvider):
 
 
 def configuration() -> dict[str, Any]:
-    """Return what the autoscaler is told: up to three nodes with a `shelf` each, gone after 5 s with nothing to do."""
+    """Return what the autoscaler is told: up to three nodes of each type, gone after 5 s with nothing to do."""
     head = node_provider.FAKE_HEAD_NODE_TYPE
     nothing: list[str] = []
     commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return {
         "cluster_name": "autoscaled",
-        "max_workers": 3,
+        "max_workers": 3 * len(TYPES),
         "idle_timeout_minutes": 5 / 60,
         "provider": {
             "type": "external",
@@ -71,7 +88,7 @@ def configuration() -> dict[str, Any]:
         "head_node_type": head,
         "available_node_types": {
             head: {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
-            "shelves": {"resources": {"CPU": 1, "shelf": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3},
+            **{name: {"node_config": {}, "min_workers": 0, "max_workers": 3, **has} for name, has in TYPES.items()},
         },
         "auth": {"ssh_user": "nobody"},
         "file_mounts": {},
@@ -106,6 +123,17 @@ def nodes() -> list[str]:
     return sorted(address for address in alive if address != HEAD)
 
 
+def types() -> set[str]:
+    """Return the types of the nodes that live, besides the head's: by what they have."""
+    found = set()
+    for each in ray.nodes():
+        if each["Alive"] and each["NodeManagerAddress"] != HEAD:
+            has = {"shelves": "shelf" in each["Resources"], "gpus": "GPU" in each["Resources"]}
+            has["labelled"] = "disk" in each["Labels"]
+            found |= {name for name, it_has in has.items() if it_has}
+    return found
+
+
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 120.0) -> float:
     started = time.monotonic()
     while not condition():
@@ -119,11 +147,11 @@ async def model(event: Event) -> None:
 
 
 def hub(shape: str) -> Hub:
-    """Return a pipeline whose step needs a `shelf` for each replica, or in each lane."""
-    made = Hub(runtime="ray").ack("delivered").scaling(QUICK)
-    if shape == "replicas":
-        return made.middleware(model, name="model", replicas=(1, 3), resources={"shelf": 1})
-    return made.lanes(min=1, max=3, spread=True).middleware(model, name="model", resources={"shelf": 1})
+    """Return a pipeline whose step needs what a node of one type has, for each replica, or in each lane."""
+    made, needs = Hub(runtime="ray").ack("delivered").scaling(QUICK), NEEDS[shape]
+    if shape == "lanes":
+        return made.lanes(min=1, max=3, spread=True).middleware(model, name="model", **needs)
+    return made.middleware(model, name="model", replicas=(1, 3), **needs)
 
 
 def number(pipeline: Pipeline) -> int:
@@ -139,8 +167,8 @@ def main(folder: Path, shape: str) -> None:
     with hub(shape).emitter(recorder, name="out").start(grpc_addr="0.0.0.0:0") as pipeline:
         found["first"] = nodes()
         with Load(pipeline, oracle, "c", 12, patient=True) as load:
-            load.until(lambda: number(pipeline) >= 2, go_on=30)
-            found["grown"] = nodes()
+            load.until(lambda: number(pipeline) >= GROWN.get(shape, 2), go_on=30)
+            found["grown"], found["types"] = nodes(), sorted(types())
             found["lanes"] = sorted({lane.address for lane in pipeline._runtime.parts.taking})  # type: ignore[attr-defined]
         found["shrunk after"] = wait_until(lambda: number(pipeline) == 1, "one")
         found["gone after"] = wait_until(lambda: len(nodes()) == 1, "the autoscaler to take nodes away")

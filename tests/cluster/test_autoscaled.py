@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.autoscaled import NEEDS
 from tests.cluster.hosts import hosts, why_not
 
 pytestmark = [
@@ -36,12 +37,14 @@ def autoscaled(folder: Path, shape: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("shape", ["replicas", "lanes"])
+@pytest.mark.parametrize("shape", list(NEEDS))
 def test_nodes_come_for_what_a_pipeline_needs_and_go_again_and_nothing_is_lost(shape: str, tmp_path: Path) -> None:
     found = autoscaled(tmp_path, shape)
     assert found["before"] == []
     assert len(found["first"]) == 1  # the start has waited for it
-    assert len(found["grown"]) >= 2
+    assert len(found["grown"]) == 1 if shape == "labels alone" else len(found["grown"]) >= 2
+    wanted = "gpus" if "GPU" in shape else "labelled" if "label" in shape else "shelves"
+    assert found["types"] == [wanted]  # of three types that there are
     assert ("127.0.0.10" in found["lanes"]) == (shape == "lanes")  # the second one, as the first one has the head
     assert found["failures"] == [0]
     assert not found["loss"]
