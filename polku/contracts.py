@@ -120,7 +120,8 @@ class Emitter(Protocol):
         """Return when the destination has confirmed the batch; name the events that it did not take.
 
         Raise `RetryableError`, `RejectedError` or `MisconfiguredError` where the whole batch was not taken; any
-        other exception counts as retryable. One emitter gets one call at a time unless it has a `concurrency`.
+        other exception counts as retryable. One emitter gets one call at a time unless it has a `concurrency`. The
+        batch is its own: what it changes in it, or in its events, no other call, emitter or dead letter has.
         """
         ...
 

@@ -18,7 +18,7 @@ from polku.emit.attempts import is_attempt
 from polku.emit.breaker import Breaker, Circuit, State
 from polku.emit.call_result import CallResult, by_position, undecided
 from polku.emit.giving_up import GivingUp
-from polku.emit.outcome import WrongAnswerError, read_outcome
+from polku.emit.outcome import WrongAnswerError, outcome_of
 from polku.emit.parts import LateError
 from polku.emit.piece import PieceSize
 from polku.emit.probe import Probe
@@ -337,9 +337,9 @@ class Resilient:
 
     async def _emit(self, batch: Batch) -> list[Failure]:
         if self.tracer is None:
-            return await read_outcome(self._inner.emit(batch), batch)
+            return await outcome_of(self._inner, batch)
         with self.tracer.attempt(self._config.name, batch) as attempt:
-            failures = await read_outcome(self._inner.emit(attempt.batch), batch)
+            failures = await outcome_of(self._inner, attempt.batch)
             attempt.settle(len(failures))
         return failures
 

@@ -12,7 +12,7 @@ from polku.batch.batch import Batch
 from polku.clock import Clock
 from polku.contracts import Collector, Emitter, Failure
 from polku.emit.adapt import built
-from polku.emit.outcome import read_outcome
+from polku.emit.outcome import outcome_of
 from polku.emit.resilience import Resilience
 from polku.errors import RetryableError
 from polku.event.v1.event_pb2 import Event
@@ -116,8 +116,7 @@ class _Recording:
         return self._emit(batch, list(EventPayload.FromString(batch.payload).events))
 
     async def _emit(self, batch: Batch, events: list[Event]) -> list[Failure]:
-        result = None if self._inner is None else self._inner.emit(batch)
-        failures = await read_outcome(result, batch)
+        failures = [] if self._inner is None else await outcome_of(self._inner, batch)
         places = {failure.position for failure in failures}
         ids = {failure.event_id for failure in failures if failure.position < 0}
         self._take([e for place, e in enumerate(events) if place not in places and e.id not in ids])
