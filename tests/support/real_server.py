@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -38,9 +39,10 @@ class RealServer:
             process.wait()
 
     def stop_answering(self) -> None:
-        """Have it do nothing, with its connections open."""
+        """Have it do nothing, with its connections open; return once its last thread has stopped."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def answer_again(self) -> None:
         """Have it go on."""
