@@ -7,6 +7,8 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,11 +18,17 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from polku import BufferStrategy, Code, Event, Hub, Limits
-from polku.errors import DrainingError
+from polku import BufferStrategy, Code, Event, Hub, IngestContext, Limits
 from polku.otlp import log_record
-from polku.otlp.signals import LOGS, METRICS, TRACES
+from polku.otlp.signals import LOGS, METRICS, TRACES, Signal
 from tests.otlp.requests import WAYS, Door, door, logs, metrics, one_log, retry_seconds, send, spans
+from tests.support.recorder import Recorder
+
+ANSWERS: dict[Signal, Any] = {
+    LOGS: ExportLogsServiceResponse,
+    TRACES: ExportTraceServiceResponse,
+    METRICS: ExportMetricsServiceResponse,
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -148,29 +156,40 @@ def test_a_full_buffer_says_when_to_come_again(way: str, server: str, monkeypatc
 
 def wait_for_open(place: Door) -> None:
     """Return when a request is in flight."""
-    deadline = time.monotonic() + 30
-    while True:
+
+    def is_open() -> bool:
         ingest = place.pipeline.statistics().lanes[0].ingest
-        if ingest is not None and ingest.open_messages:
-            return
+        return ingest is not None and bool(ingest.open_messages)
+
+    wait_for(is_open)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_pipeline_that_stops_says_when_to_come_again(way: str) -> None:
-    with door() as place, pytest.MonkeyPatch.context() as patch:
-
-        async def refuse(*_: object, **__: object) -> None:
-            raise DrainingError("the pipeline is stopping")
-
-        patch.setattr("polku.gateway.intake.Intake.settle", refuse)
-        answer = send(place, way, LOGS, one_log())
-    if way == "http":
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
-    else:
-        assert answer.status == grpc.StatusCode.UNAVAILABLE.value[0]
-        assert retry_seconds(answer.headers) == 5
+@pytest.mark.parametrize("server", ["native", "grpcio"])
+def test_a_pipeline_that_stops_says_when_to_come_again(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POLKU_DOOR", server)
+    out = Recorder(tmp_path / "out")
+    out.hold()
+    with Hub(runtime="inline").emitter(out).start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
+        place = Door(pipeline, [])
+        assert place.grpc(LOGS, one_log()).status == 0
+        stopping = threading.Thread(target=pipeline.stop, args=(60,))
+        stopping.start()
+        wait_for(lambda: place.grpc(LOGS, one_log()).status != 0)
+        call, request = (send(place, way, LOGS, one_log()) for way in ("grpc", "http"))
+        out.release()
+        stopping.join(60)
+    assert (request.status, request.headers["Retry-After"]) == (503, "5")
+    assert call.status == grpc.StatusCode.UNAVAILABLE.value[0]
+    assert retry_seconds(call.headers) == 5
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -216,13 +235,43 @@ def test_more_records_than_a_message_may_have_are_refused() -> None:
         assert place.http(LOGS, 11 * b"\x0a\x00").status == 413
 
 
-def test_a_drop_of_what_is_newest_in_part_is_a_dead_letter() -> None:
-    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(2, overflow="drop_newest"))
-    with hub.emitter(lambda batch: None, name="sink").start(http_addr="127.0.0.1:0") as pipeline:
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_dropped_as_the_newest_of_a_request_is_a_dead_letter_and_a_whole_one_may_come_again(
+    way: str, tmp_path: Path
+) -> None:
+    out = Recorder(tmp_path / "out")
+    out.hold()
+    hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.ring(2, overflow="drop_newest")).emitter(out)
+    with hub.start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
         place = Door(pipeline, [])
-        answer = place.http(LOGS, logs(["a", "b", "c"]).SerializeToString())
-        if answer.status == 200:
-            partial = ExportLogsServiceResponse.FromString(answer.body).partial_success
-            assert partial.rejected_log_records == len(pipeline.dead_letters())
-        else:
-            assert answer.status == 429
+        in_part, whole = (send(place, way, LOGS, logs(bodies).SerializeToString()) for bodies in ("abc", "de"))
+        (letter,) = pipeline.dead_letters()
+        out.release()
+        assert [log_record(event).body.string_value for event in out.wait_for(2)] == ["a", "b"]
+    partial = ExportLogsServiceResponse.FromString(in_part.body).partial_success
+    assert (partial.rejected_log_records, log_record(letter.event).body.string_value) == (1, "c")
+    assert "BUFFER_FULL" in partial.error_message
+    assert whole.status == (429 if way == "http" else grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+    assert whole.headers["Retry-After"] == "1" if way == "http" else retry_seconds(whole.headers) > 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("signal", "count"), [(LOGS, 2), (TRACES, 2), (METRICS, 6)], ids=["logs", "traces", "metrics"])
+def test_a_request_for_which_the_ingestor_of_a_pipeline_fails_is_a_dead_letter(
+    way: str, signal: Signal, count: int
+) -> None:
+    def read(data: bytes, context: IngestContext) -> list[Event]:
+        raise LookupError("no table")
+
+    request: Any = {LOGS: logs("ab"), TRACES: spans("ab"), METRICS: metrics("ab", points=3)}[signal]
+    body = request.SerializeToString()
+    with door(Hub(runtime="inline").ingestor(read, source="otlp")) as place:
+        answer = send(place, way, signal, body)
+        (letter,) = place.pipeline.dead_letters()
+    assert answer.status == (200 if way == "http" else 0)
+    partial = ANSWERS[signal].FromString(answer.body).partial_success
+    assert getattr(partial, signal.rejected) == count
+    assert "LookupError: no table" in partial.error_message
+    assert (letter.code, letter.event.event_type) == (Code.INGESTOR_ERROR, signal.request_type)
+    assert letter.event.payload == body
+    assert 'raise LookupError("no table")' in letter.detail

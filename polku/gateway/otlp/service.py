@@ -25,11 +25,12 @@ from polku.event.v1.event_pb2 import Event
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.authorization import authorizing
 from polku.gateway.intake import Intake
+from polku.limits import Limits
 from polku.log import RepeatedLog
 from polku.otlp.ingestor import READER, Granularity, OtlpIngestor, request_event
 from polku.otlp.signals import Signal, check_installed
 from polku.security.account import Account
-from polku.text import line, named
+from polku.text import line, named, trace
 from polku.usercode import is_ours
 
 if TYPE_CHECKING:
@@ -149,10 +150,23 @@ class _Request:
     async def _admit_foreign(self, body: bytes) -> Admission:
         """Let a pipeline's own ingestor read the request: what it refuses becomes a dead letter of the request."""
         context = IngestContext(READER, self._cluster, self._signal.name)
-        admission = await self._intake.admit_raw(body, context, READER, in_turns=True)
+        try:
+            admission = await self._intake.admit_raw(body, context, READER, in_turns=True)
+        except InputError as error:
+            if error.code is not Code.INGESTOR_ERROR:
+                raise
+            return self._unread(body, error)
         self.weight = len(admission.ids) + len(admission.refused)
         self.dead = [DeadEvent(self._left_over(refusal, body), refusal) for refusal in admission.refused]
         return await self._allowed(admission)
+
+    def _unread(self, body: bytes, error: InputError) -> Admission:
+        """Make a dead letter of a request for which the ingestor failed: clients send no such request again."""
+        event = request_event(self._signal, body, "")
+        refusal = Refusal(event.id, error.code, error.message)
+        self.weight = _weight_of(self._signal, body)
+        self.dead = [DeadEvent(event, refusal, trace(error.__cause__ or error))]
+        return Admission(Batch(payload=b"", count=0), [], [refusal])
 
     def _left_over(self, refusal: Refusal, body: bytes) -> Event:
         return Event(id=refusal.event_id, source=READER, event_type=self._signal.request_type, payload=body)
@@ -161,6 +175,19 @@ class _Request:
         if self._account is None:
             return admission
         return await in_slices(authorizing(admission, self._account, content))
+
+
+def _weight_of(signal: Signal, body: bytes) -> int:
+    """Return for how many records (data points of metrics) a request counts; 1 where it cannot be read."""
+    from polku.otlp.fields import weight_of
+    from polku.otlp.wire import split
+
+    try:
+        return sum(
+            weight_of(signal, record) for scope in split(body, Limits().batch_events) for record in scope.records
+        )
+    except InputError:
+        return 1
 
 
 def _dropped(admission: Admission, late: tuple[Refusal, ...] | list[Refusal]) -> list[DeadEvent]:
