@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from typing import Any
@@ -17,6 +18,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from polku import Event, Hub, Limits, OtlpIngestor, Outcome, Severity
 from polku.otlp import attribute, log_record, resource
 from polku.otlp.signals import LOGS, METRICS, SIGNALS, TRACES, Signal
+from polku.rpc.channel import Channel, Target
+from polku.rpc.status import Status
 from tests.otlp.requests import WAYS, Door, door, logs, metrics, one_log, send, spans
 
 ANSWERS: dict[Signal, Any] = {
@@ -84,6 +87,44 @@ def test_calls_may_be_compressed(place: Door) -> None:
     body = logs(["x" * 1000] * 20).SerializeToString()
     assert place.grpc(LOGS, body, compression=grpc.Compression.Gzip).status == 0
     assert len(place.events) == 20
+
+
+def test_calls_may_be_compressed_with_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """grpcio, as a client and as a server, knows none."""
+    monkeypatch.setenv("POLKU_DOOR", "native")
+    body = logs(["x" * 1000] * 20).SerializeToString()
+
+    async def call(address: str) -> Status:
+        channel = Channel(Target(address))
+        answer = Ending()
+        asked = channel.begin(LOGS.method, answer, [("grpc-encoding", "zstd")])
+        await asked.write([zstd.compress(body)], is_packed=True)
+        asked.end()
+        try:
+            return await asyncio.wait_for(answer.status, 30)
+        finally:
+            await channel.close()
+
+    with door() as place:
+        status = asyncio.run(call(str(place.pipeline.address)))
+    assert status.code == 0, status
+    assert len(place.events) == 20
+
+
+class Ending:
+    """The end of a call."""
+
+    def __init__(self) -> None:
+        self.status: asyncio.Future[Status] = asyncio.get_running_loop().create_future()
+
+    def answered(self, message: bytes) -> None:
+        assert message == b""
+
+    def ended(self, status: Status) -> None:
+        self.status.set_result(status)
+
+    def leaving(self, reason: str) -> None:
+        pass
 
 
 JSON_LOG = {

@@ -182,6 +182,40 @@ async def test_requests_are_compressed_carry_headers_and_are_bounded(protocol: s
     assert "content-encoding" not in collector.taken[0].headers
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(("compression", "least", "most"), [("gzip", 0, 10_000), ("none", 100_000, 200_000)])
+async def test_fewer_bytes_travel_where_requests_are_compressed(
+    protocol: str, compression: str, least: int, most: int
+) -> None:
+    sent = 0
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
+        nonlocal sent
+        while data := await reader.read(65_536):
+            sent += len(data) * counts
+            writer.write(data)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", collector.port)
+        writers.extend((writer, back))
+        await asyncio.gather(copy(reader, back, counts=True), copy(there, writer, counts=False))
+
+    collector = Collector(protocol)
+    await collector.start()
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as between:
+        port = between.sockets[0].getsockname()[1]
+        config = OtlpEmitter(f"http://127.0.0.1:{port}", protocol=protocol, compression=compression)
+        client = config.build(SystemClock())
+        assert await client.emit(Batch.from_events([new_event("big", payload=b"x" * 1000) for _ in range(100)])) == []
+        await client.close()
+        for writer in writers:
+            writer.close()
+    await collector.stop()
+    assert len(collector.taken[0].records) == 100
+    assert least < sent < most
+
+
 async def test_an_endpoint_may_have_a_path() -> None:
     collector = Collector("http")
     await collector.start()
