@@ -66,6 +66,7 @@ LONG = (
     *("tracing/test_on_ray", "behaviour/test_dead_letters", "attacks/test_otlp", "monitoring/test_door_metrics"),
     *("cli/test_init", "kafka/test_kafka_tls", "cli/test_journal", "rpc/test_client", "ray/test_remote_step"),
     *("packaging/test_sizes", "testing/test_strategies", "tracing/test_inline", "monitoring/test_alerts"),
+    *("docs/test_webhooks", "ray/test_libraries"),
 )
 
 

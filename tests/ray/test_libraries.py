@@ -143,7 +143,11 @@ class Kafka:
 
 
 @pytest.fixture(
-    params=[pytest.param(Redis, marks=needs_redis), pytest.param(Postgres, marks=needs_postgres), pytest.param(Kafka)]
+    params=[
+        pytest.param(Redis, marks=needs_redis),
+        pytest.param(Postgres, marks=needs_postgres),
+        pytest.param(Kafka, marks=pytest.mark.slow),
+    ]
 )
 def server(request: pytest.FixtureRequest) -> Iterator[Away]:
     with closing(request.param()) as server:
