@@ -133,21 +133,25 @@ class Pipeline:
             return now
         return loop_thread.submit(self._runtime.health()).result()
 
-    def statistics(self) -> PipelineStatistics:
+    def statistics(self, *, timeout: float | None = None) -> PipelineStatistics:
         """Return what every part has counted, as one frozen tree with `to_json()`; the same on both runtimes.
 
         Inside a process it is of now, and answers too while user code blocks a part; on Ray it is what the supervisor
-        has seen within the last second. Counters begin at the start of each part's process.
+        has seen within the last second. Counters begin at the start of each part's process. Raises `TimeoutError`
+        where the supervisor does not answer within `timeout` seconds.
         """
         self._ready.result()
         now = self._runtime.statistics_nowait()
         if now is not None:
             return now
-        return loop_thread.submit(self._runtime.statistics()).result()
+        return loop_thread.submit(self._runtime.statistics()).result(timeout)
 
     async def statistics_async(self) -> PipelineStatistics:
         """Return the statistics, without blocking the event loop."""
         await asyncio.wrap_future(self._ready)
+        now = self._runtime.statistics_nowait()
+        if now is not None:
+            return now
         return await asyncio.wrap_future(loop_thread.submit(self._runtime.statistics()))
 
     def dead_letters(self) -> list[DeadLetter]:

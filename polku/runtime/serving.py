@@ -192,7 +192,7 @@ def _drain(pipeline: Pipeline, seconds: float, status: StatusLine) -> StopReport
 def _look(pipeline: Pipeline) -> PipelineStatistics | None:
     """Return the statistics; nothing where they cannot be had soon."""
     try:
-        return loop_thread.submit(pipeline.statistics_async()).result(_LOOK_SECONDS)
+        return pipeline.statistics(timeout=_LOOK_SECONDS)
     except Exception:  # a pipeline that ends has parts that are away; nobody but people waits for this
         return None
 

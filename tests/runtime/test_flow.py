@@ -29,6 +29,14 @@ hub = Hub().emitter(partner)
 """
 
 
+BLOCKING = """
+import time
+from polku import Hub
+
+hub = Hub().emitter(lambda batch: time.sleep(20))
+"""
+
+
 class Clock:
     now = 0.0
 
@@ -90,6 +98,22 @@ def test_run_shows_on_a_terminal_what_flows_and_what_is_left_at_the_end(tmp_path
         shown = read_until(master, "events left; partner takes ")
         assert "\r\x1b[2Kpolku: draining\r\n" in shown
         assert "8 delivered" in read_until(master, "0 lost")
+    os.close(master)
+
+
+def test_run_shows_what_flows_while_user_code_blocks_the_event_loop(tmp_path: Path) -> None:
+    (tmp_path / "blocking.py").write_text(BLOCKING)
+    master, slave = os.openpty()
+    command = [*POLKU, "run", str(tmp_path / "blocking.py"), "--runtime=inline", "--grpc-addr=127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=environment(COLUMNS="200")) as process:
+        os.close(slave)
+        try:
+            shown = read_until(master, "waiting 0")
+            address = shown.split("ready on grpc ")[1].split()[0]
+            assert polku("send", "--type", "t", "--to", address).returncode == 0
+            read_until(master, "waiting 1  oldest 2")  # within one call of the emitter
+        finally:
+            process.kill()
     os.close(master)
 
 
