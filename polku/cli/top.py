@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import select
-import shutil
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Annotated, Any
 
 from polku.cli.admin_client import Repeatedly, To, find, reason_of
 from polku.cli.command import Exit, Option
 from polku.cli.credentials import NOTHING, Shown
-from polku.cli.top_table import fit, table
+from polku.cli.top_screen import Screen
 from polku.cli.top_view import Order, Row, View
 from polku.log_format import say
 from polku.monitoring.quoting import quoted
-from polku.text import line, next_attempt
 
 _LETTERS = "The command says why. Repair what refuses them, or drop them."
 _AGAIN = "; it is asked again and again"
-_CLEAR = "\x1b[2J\x1b[H"
-
-
-class Keys:
-    """The keys that are pressed on the terminal, one by one; none where there is no terminal."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        self._before: list[Any] = []
-
-    def __enter__(self) -> Keys:
-        if self._is_terminal:
-            import termios
-            import tty
-
-            self._before = termios.tcgetattr(sys.stdin)
-            tty.setcbreak(sys.stdin)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._is_terminal:
-            import termios
-
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
-
-    def wait(self, seconds: float) -> str:
-        """Return the next key, or nothing where none is pressed in time."""
-        if not self._is_terminal:
-            time.sleep(max(0.0, seconds))
-            return ""
-        ready, _, _ = select.select([sys.stdin], [], [], max(0.0, seconds))
-        return os.read(sys.stdin.fileno(), 1).decode("ascii", "replace") if ready else ""
-
-    def help(self, view: View) -> list[str]:
-        """Return what the keys do."""
-        return ["", view.help()] if self._is_terminal else []
 
 
 def top(
@@ -80,73 +38,40 @@ def top(
     """
     address = find(to, shown)
     before: dict[str, Row] = {}
-    view = View(sort, tuple(filter or ()))
     looked, said = 0, ""
-    with Keys() as keys, contextlib.closing(Repeatedly(address)) as asked:
+    with (
+        Screen(address.url, View(sort, tuple(filter or ())), interval) as screen,
+        closing(Repeatedly(address)) as asked,
+    ):
         while True:
             try:
-                status, body = asked.fetch("/statistics")
-                if status != 200:  # the pipeline stops, or its supervisor is away
-                    raise OSError(body.decode("utf-8", "replace").strip())
-                tree = json.loads(body)
+                tree = _asked(asked)
                 rows = rows_of(tree, address.url)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                if (why := reason_of(error)) != said:  # once, and not at every look
+                why, rows = reason_of(error), []  # it may be restarting
+                if not (looked and screen.is_terminal) and why != said:  # once, and not at every look
                     say(f"polku: {address.url}: no statistics to be had: {why}{_AGAIN if looked else ''}")
                 said = why
                 if not looked:
                     raise Exit(1) from None
-                rows = []  # it may be restarting
+                screen.miss(why)
             else:
                 said = ""
+                screen.take(tree, rows)
             looked += 1
-            if sys.stdout.isatty():
-                if rows:
-                    _draw(tree, view, rows, before, interval, help=keys.help(view))
-            else:
-                print(json.dumps([row._asdict() for row in view.rows(rows, before)]), flush=True)
-            if looked == count:
+            if not screen.is_terminal:
+                print(json.dumps([row._asdict() for row in screen.view.rows(rows, before)]), flush=True)
+            if looked == count or not screen.wait():
                 return
-            until = time.monotonic() + interval
-            while (key := keys.wait(until - time.monotonic())) and rows:
-                if key == "q" and not view.is_typing:
-                    return
-                view = view.after(key)
-                _draw(tree, view, rows, before, interval, help=keys.help(view))
             before = {row.part: row for row in rows}
 
 
-def _draw(
-    tree: dict[str, Any], view: View, rows: list[Row], before: dict[str, Row], interval: float, *, help: list[str]
-) -> None:
-    size = shutil.get_terminal_size()
-    head = [_head(tree), "", *_wrong(tree)]
-    body = table(view.rows(rows, before), before, interval, size.columns)
-    print(_CLEAR + "\n".join(map(line, fit(head, body, help, size.columns, size.lines))), flush=True)
-
-
-def _wrong(tree: dict[str, Any]) -> list[str]:
-    """Return a sentence for each part that holds up others, or that there is advice about: since when, what to do."""
-    sentences = []
-    for name, part in tree["parts"].items():
-        why, advice, command = part.get("holds_up"), part.get("advice"), part.get("command")
-        if not why and not advice:
-            continue
-        text = f"{name}, for {part['seconds']:.0f} s: {why or part['message']}"
-        again = next_attempt(part.get("next_attempt_seconds", 0.0))
-        sentences.append("; ".join(filter(None, (text, again, advice, command))))
-    if dead := _dead(tree):
-        sentences.append(f"dead letters since the start: {dead}; `polku dlq list` says why")
-    return [*sentences, ""] if sentences else []
-
-
-def _dead(tree: dict[str, Any]) -> str:
-    """Return how many dead letters there are, by code and emitter."""
-    counts: dict[str, int] = {}
-    for one in tree.get("dead_letters", ()):
-        kind = line(f"{one['code']} of {one['emitter']}" if one["emitter"] else one["code"])
-        counts[kind] = counts.get(kind, 0) + one["total"]
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()) if count)
+def _asked(asked: Repeatedly) -> dict[str, Any]:
+    status, body = asked.fetch("/statistics")
+    if status != 200:  # the pipeline stops, or its supervisor is away
+        raise OSError(body.decode("utf-8", "replace").strip())
+    tree: dict[str, Any] = json.loads(body)
+    return tree
 
 
 def rows_of(tree: dict[str, Any], to: str = "") -> list[Row]:
@@ -270,8 +195,3 @@ def _with_process(tree: dict[str, Any], row: Row) -> Row:
     if (process := tree["processes"].get(row.part)) is None:
         return row
     return row._replace(**{name: process[name] for name in ("restarts", "cpu_seconds", "memory_bytes")})
-
-
-def _head(tree: dict[str, Any]) -> str:
-    state = "ready" if tree["ready"] else f"not ready: {tree['not_ready']}"
-    return f"{tree['pipeline']} ({tree['runtime']}), up {tree['uptime_seconds']:.0f} s, {state}"

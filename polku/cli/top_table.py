@@ -38,11 +38,16 @@ def _that_fit(lines: list[tuple[str, ...]], shown: list[int], width: int) -> lis
 
 def fit(head: list[str], body: list[str], foot: list[str], width: int, height: int) -> list[str]:
     """Return the lines that a terminal has room for: the head, wrapped, and the foot, and as many of the body."""
-    above = [line for text in head for line in textwrap.wrap(text, width) or [""]]
+    above = [line for text in head for line in _wrapped(text, width) or [""]]
     room = max(2, height - len(above) - len(foot) - 1)
     if len(body) > room:
         body = [*body[: room - 1], f"and {len(body) - room + 1} more: / filters, u shows what is unwell"[:width]]
     return [*above, *body, *(text[:width] for text in foot)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    indent = " " * (len(text) - len(text.lstrip(" ")))
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _cells(row: Row, old: Row, interval: float) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from polku import Batch, BufferStrategy, Failure, Filter, Hub, new_event
-from polku.cli import top
 from polku.cli.app import app
+from polku.cli.top import rows_of
+from polku.cli.top_screen import wrong
 from polku.cli.top_table import _TITLES, fit, table
 from polku.cli.top_view import Order, Row, View
 from tests.runtime.test_flow import read_until
@@ -111,7 +112,7 @@ def test_each_part_has_its_retries_and_what_its_process_takes() -> None:
     process = {"pid": 1, "cpu_seconds": 1.5, "memory_bytes": 9_000_000, "restarts": 2, "answers": True}
     parts = {"lane-1/emitter:x": {"healthy": False, "message": "away"}}
     processes = {"lane-1/emitter:x": process, "lane-1/lane": process}
-    emitter, held, own = top.rows_of({"lanes": [lane], "shared": {}, "parts": parts, "processes": processes})
+    emitter, held, own = rows_of({"lanes": [lane], "shared": {}, "parts": parts, "processes": processes})
     assert emitter == Row("lane-1/emitter:x", False, "away", 4, 3, 1, 2, 0.5, 7, 2, 1.5, 9_000_000, dropped=8)
     assert held == Row("lane-1/buffer", True, "ok", 6, waiting=2)
     assert own == Row("lane-1/lane", True, "ok", restarts=2, cpu_seconds=1.5, memory_bytes=9_000_000)
@@ -177,13 +178,15 @@ def test_what_is_wrong_stands_on_top_with_what_to_do() -> None:
     parts = {"ingest": well, "emitter:x": away | {"command": "polku dlq list"}}
     letters = [{"emitter": emitter, "code": "CRASH", "total": 2_000} for emitter in ("x", "x", "", "\x1b[2J")]
     dead = r"2,000 CRASH, 2,000 CRASH of \x1b[2J, 4,000 CRASH of x"
-    sentences = top._wrong({"parts": {"ingest": well}, "dead_letters": letters})
+    sentences = wrong({"parts": {"ingest": well}, "dead_letters": letters})
     assert sentences == [f"dead letters since the start: {dead}; `polku dlq list` says why", ""]
-    assert top._wrong({"parts": parts}) == ["emitter:x, for 12 s: its share is full; look at it; polku dlq list", ""]
-    assert top._wrong({"parts": {"ingest": well}}) == []
+    sentence = "emitter:x, for 12 s: its share is full"
+    assert wrong({"parts": parts}) == [sentence, "  look at it", "  polku dlq list", ""]
+    assert wrong({"parts": {"ingest": well}}) == []
     parts = {"emitter:x": away | {"next_attempt_seconds": 11.7}}
-    told = "emitter:x, for 12 s: its share is full; next attempt in 12 s; look at it"
-    assert top._wrong({"parts": parts}) == [told, ""]
+    assert wrong({"parts": parts}) == [f"{sentence}; next attempt in 12 s", "  look at it", ""]
+    command = "curl -sS " + "x" * 30 + " http://h"
+    assert fit([f"  {command}"], [], [], 44, 24) == ["  curl -sS " + "x" * 30, "  http://h"]
 
 
 def test_lines_of_json_have_dead_letters_and_every_part_that_is_judged() -> None:
@@ -253,6 +256,26 @@ def test_it_continues_with_the_pipeline_that_comes_after_the_one_that_ended() ->
         told = process.communicate(timeout=120)[1]
     assert "emitter:partner" in {row["part"] for row in rows}
     assert "no statistics to be had" in told
+
+
+def test_on_a_terminal_it_says_that_nothing_answers_and_keys_still_work() -> None:
+    with Hub(runtime="inline").emitter(partner).start(admin_addr="127.0.0.1:0") as pipeline:
+        master, slave = os.openpty()
+        command = [*POLKU, "top", "--to", str(pipeline.admin_address), "--interval", "0.2"]
+        process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment(COLUMNS="200"))
+        os.close(slave)
+        read_until(master, "q: quit")
+    away = f"NO ANSWER from http://{pipeline.admin_address} for "
+    try:
+        read_until(master, away)
+        read_until(master, "emitter:partner")  # what was seen last
+        os.write(master, b"s")
+        read_until(master, "s: sort (by part)")
+        os.write(master, b"q")
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+        os.close(master)
 
 
 def test_it_says_why_a_pipeline_has_no_statistics() -> None:
