@@ -23,6 +23,7 @@ from polku.external.client import CallError, PluginClient, PluginState
 from polku.external.emit_response import reading_failures
 from polku.external.info_checks import emitter_fault
 from polku.text import line, said
+from polku.tracing.context import with_traceparent
 from polku.v1.plugin_pb2 import EmitResponse, ShutdownResponse
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class PluginEmitter:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await send_parts([BatchPart(batch, range(len(batch)))], self._try)
+            return await send_parts([BatchPart(with_traceparent(batch), range(len(batch)))], self._try)
         finally:
             self._in_flight -= 1
             if not self._in_flight:

@@ -34,6 +34,7 @@ from polku.kafka.record import Record, RecordMaker, Stamp, Value, check_partitio
 from polku.kafka.template import Maker, compile_template, is_constant
 from polku.kafka.tls import KafkaTls, check_tls
 from polku.security.client_tls import Certificate, Pem
+from polku.tracing.context import KEY, with_traceparent
 
 _OURS = ("acks", "request.required.acks", "enable.idempotence", "transactional.id", "enable.gapless.guarantee")
 _OURS_TOO = ("message.timeout.ms", "delivery.timeout.ms", "delivery.report.only.error", "dr_cb", "dr_msg_cb")
@@ -204,6 +205,8 @@ class _Sender:
     async def emit(self, batch: Batch) -> list[Failure]:
         """Send the batch; return the failures when each event has its report; raises `MisconfiguredError`."""
         failures: list[Failure] = []
+        if KEY in self._config.headers and self._config.value is not Value.RECORD:  # a mirror adds nothing
+            batch = with_traceparent(batch)
         outcome = await self._send(self._batches.read(batch, failures, self._absence if self._absent else None))
         suspects = [record for record, error in outcome if may_be_shared(error)]
         if suspects and len(batch) - len(failures) > 1:

@@ -23,6 +23,7 @@ from polku.nats.client import Kind, NatsConnection, check_server, connect, expla
 from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.text import named
+from polku.tracing.context import KEY, with_traceparent
 
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(\.[^\s.*>\x00-\x1f\x7f]+)*")
 _PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
@@ -120,6 +121,8 @@ class _Publisher:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Publish the batch, and wait for the answer to each message."""
+        if KEY in self._config.headers:
+            batch = with_traceparent(batch)
         messages, failures = self._messages(batch.events)
         if self._connection is None or not self._connection.is_open:
             await self.close()

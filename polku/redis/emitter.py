@@ -20,6 +20,7 @@ from polku.redis.client import Kind, check_server, explain, kind_of, load, open_
 from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.text import named
+from polku.tracing.context import KEY, with_traceparent
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ class _Appender:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Append the batch, in as many pipelines as it needs; what comes behind one that fails is not sent."""
+        if KEY in self._config.headers:
+            batch = with_traceparent(batch)
         entries, failures = self._entries(batch.events)
         for start in range(0, len(entries), self._config.max_events):
             left = entries[start:]

@@ -15,6 +15,7 @@ from polku.external.emit_response import reading_failures
 from polku.v1.plugin_pb2 import EmitError, EmitResponse
 from tests.external.program import Program, raw
 from tests.external.test_ingest import eventually
+from tests.tracing.spans import PARENT, TRACE, InMemory, id_of
 
 
 class Out:
@@ -69,6 +70,19 @@ def test_events_arrive_in_order_and_shutdown_is_called_at_the_end(run: Callable[
     assert out.ids() == [f"e{number}" for number in range(100)]
     assert out.lines()[-1] == "shutdown"
     assert out.lines().count("shutdown") == 1
+
+
+def test_events_without_a_trace_of_their_own_have_the_one_of_the_pipeline(
+    run: Callable[..., Program], out: Out
+) -> None:
+    spans, plugin = InMemory(), run()
+    emitter = quick(ExternalEmitter("archive", plugin.address))
+    with Hub(runtime="inline").traces(spans).emitter(emitter).start() as pipeline:
+        events = [new_event("ok", metadata={"traceparent": PARENT}), new_event("ok")]
+        assert pipeline.sender().send(events).ok
+    (emit,) = spans.named("emit")
+    own = f"00-{TRACE}-{id_of(emit):016x}-01"
+    assert out.path.with_suffix(".traces").read_text().split() == [PARENT, own]
 
 
 def test_the_routing_name_may_differ_from_the_plugins_own(run: Callable[..., Program], out: Out) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import confluent_kafka
 import pytest
 
-from polku import Event, Hub, KafkaEmitter, KafkaSource, Limits, PlanError, RecordError, Severity, Source
+from polku import Event, Hub, KafkaEmitter, KafkaSource, Limits, PlanError, RecordError, Severity, Source, new_event
 from polku.cli.graph import mermaid, outline
 from polku.clock import SystemClock
 from polku.kafka.client import open_client
@@ -18,6 +18,7 @@ from tests.kafka.broker import Cluster
 from tests.kafka.clients import committed, read, wait_for, write
 from tests.kafka.sources import events, source
 from tests.support.recorder import Recorder
+from tests.tracing.spans import InMemory, id_of, parent_of
 
 
 def parse(data: bytes) -> list[Event | RecordError]:
@@ -53,6 +54,21 @@ def test_a_drain_commits_what_it_took_and_a_restart_goes_on_there(cluster: Clust
     with hub.start():
         got = out.wait_for(100)
     assert [event.id for event in got] == [f"e{n:05d}" for n in range(100)]
+
+
+@pytest.mark.parametrize("value", ["protobuf", "json"])
+def test_the_pipeline_that_reads_goes_on_with_the_trace_of_the_one_that_sent(
+    cluster: Cluster, topic: str, out: Recorder, value: str
+) -> None:
+    sending, reading = InMemory(), InMemory()
+    emitter = KafkaEmitter(topic, bootstrap_servers=cluster.bootstrap, value=value)
+    with Hub(runtime="inline").traces(sending).emitter(emitter).start() as pipeline:
+        pipeline.sender().send(new_event("t", id="a", source="s", payload=b"{}"))
+    pulled = source(cluster, topic, decode="event" if value == "protobuf" else "json")
+    with Hub(runtime="inline").traces(reading).source(pulled).emitter(out).start():
+        out.wait_for(1)
+    (emit,), (intake,) = sending.named("emit"), reading.named("intake")
+    assert parent_of(intake) == id_of(emit)
 
 
 def test_bytes_go_to_the_ingestor_of_the_source_and_get_ids_by_their_place(

@@ -30,6 +30,7 @@ from polku.testing import EmitterCheck, emitter_checks
 from tests.nats.destination import Nats
 from tests.nats.server import Server, needs_nats
 from tests.support.recorder import Recorder
+from tests.tracing.spans import InMemory, id_of, parent_of
 
 pytestmark = needs_nats
 NUMBERS = itertools.count()
@@ -115,6 +116,24 @@ def test_messages_become_events_and_are_acknowledged(server: Server, stream: str
     write(server, stream, 1, 1_200)
     with Hub(runtime="inline").source(NatsSource(stream, "g", servers=server.url)).emitter(out).start():
         assert out.wait_for(1_201)[-1].id == "e01200", "the consumer goes on where it was"
+
+
+def test_the_pipeline_that_reads_goes_on_with_the_trace_of_the_one_that_sent(
+    server: Server, stream: str, out: Recorder
+) -> None:
+    sending, reading = InMemory(), InMemory()
+    with (
+        Hub(runtime="inline")
+        .traces(sending)
+        .emitter(NatsEmitter(f"{stream}.x", servers=server.url))
+        .start() as pipeline
+    ):
+        pipeline.sender().send(Event(id="a", event_type="t", source="s"))
+    source = NatsSource(stream, "g", servers=server.url)
+    with Hub(runtime="inline").traces(reading).source(source).emitter(out).start():
+        out.wait_for(1)
+    (emit,), (intake,) = sending.named("emit"), reading.named("intake")
+    assert parent_of(intake) == id_of(emit)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from polku.testing import EmitterCheck, emitter_checks
 from tests.redis.destination import Redis
 from tests.redis.server import Server, needs_redis
 from tests.support.recorder import Recorder
+from tests.tracing.spans import InMemory, id_of, parent_of
 
 pytestmark = needs_redis
 NUMBERS = itertools.count()
@@ -107,6 +108,25 @@ def test_entries_become_events_and_are_acknowledged(server: Server, client: Any,
     assert [event.id for event in got] == [f"e{number:05d}" for number in range(1_200)]
     assert client.xlen(stream) == 1_200
     assert client.xinfo_consumers(stream, "g") == [], "it leaves the group with nothing to answer for"
+
+
+def test_the_pipeline_that_reads_goes_on_with_the_trace_of_the_one_that_sent(
+    server: Server, stream: str, out: Recorder
+) -> None:
+    sending, reading = InMemory(), InMemory()
+    emitter = RedisStreamsEmitter(stream, url=server.url)
+    with Hub(runtime="inline").traces(sending).emitter(emitter).start() as pipeline:
+        pipeline.sender().send(Event(id="a", event_type="t", source="s"))
+    with (
+        Hub(runtime="inline")
+        .traces(reading)
+        .source(RedisStreamsSource(stream, "g", url=server.url))
+        .emitter(out)
+        .start()
+    ):
+        out.wait_for(1)
+    (emit,), (intake,) = sending.named("emit"), reading.named("intake")
+    assert parent_of(intake) == id_of(emit)
 
 
 @pytest.mark.parametrize(
