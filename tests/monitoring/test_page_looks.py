@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -142,6 +143,13 @@ def opened(browser: Browser, address: str, width: int = 1280, *, dark: bool = Fa
     return page
 
 
+TEXTS = "[...document.querySelectorAll('.label, .label *, .node i')]"
+CUT = (
+    f"{TEXTS}.filter(one => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight + 1)"
+    ".map(one => [one.textContent, one.scrollWidth, one.clientWidth, one.scrollHeight, one.clientHeight].join(' '))"
+)
+
+
 def test_numbers_in_the_picture_are_not_cut(browser: Browser) -> None:
     tree = some_tree(events=99_999, waiting={"partner": 612_000})
     (lane,) = tree.lanes
@@ -150,9 +158,25 @@ def test_numbers_in_the_picture_are_not_cut(browser: Browser) -> None:
         page = opened(browser, address)
         page.wait("document.querySelector('#canvas').innerText.includes('612K · 102 min')")
         assert "99,999 discarded" in page.text("#canvas")
-        texts = "[...document.querySelectorAll('.label, .label *, .node i')]"
-        cut = f"{texts}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.textContent)"
-        assert page.run(cut) == []
+        assert page.run(CUT) == []
+        page.close()
+
+
+@pytest.mark.parametrize("emitters", [2, 16])
+def test_in_many_lanes_numbers_are_not_cut_nor_crossed_by_edges(browser: Browser, emitters: int) -> None:
+    names = [f"e{number}" for number in range(emitters)]
+    events, deadline = 99_990, time.monotonic() + 60
+    shown = Shown(some_tree(lanes=8, emitters=names, events=events, shared=emitters < 9))
+    with admin_address(shown) as address:
+        page = opened(browser, address)
+        while not page.run("/[KM].s/.test(document.querySelector('#canvas').innerText)"):  # it flows
+            assert time.monotonic() < deadline
+            events += 999
+            shown.tree = some_tree(lanes=8, emitters=names, events=events, shared=emitters < 9)
+        assert page.run("document.querySelector('#canvas').innerText.includes('0.2 s')")
+        assert page.run(CUT) == []
+        widths = "[...document.querySelectorAll('#edges path')].map(one => one.getAttribute('stroke-width'))"
+        assert max(map(float, page.run(widths))) <= 6.5  # the numbers stand above and below
         page.close()
 
 
