@@ -229,7 +229,7 @@ def _log(letter: DeadLetter) -> None:
     text = "dead letter%s: event %s: %s: %s; see `polku dlq list`"
     _REPEATED.warning(kind, text, where, event_id, letter.code, letter.reason, **about)
     if letter.detail:
-        _REPEATED.info((*kind, "detail"), "%s", letter.detail, **about)
+        _REPEATED.info((*kind, "detail"), "%s", letter.detail.rstrip(), **about)
 
 
 def _trace_id(event: Event) -> str:

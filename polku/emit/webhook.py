@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from polku.errors import EmitError, MisconfiguredError, PlanError, RetryableErro
 from polku.security.client_tls import Certificate, ClientTls, Pem, check_client_tls
 from polku.security.secret import Secret, reveal
 from polku.security.signatures import Style, signature_headers
+from polku.text import named
 
 if TYPE_CHECKING:
     import aiohttp
@@ -169,7 +171,7 @@ class _Poster:
             self._broken += 1
             if isinstance(error, TimeoutError):
                 raise LateError(f"{server}: no answer within {self._config.timeout:g} s") from None
-            raise RetryableError(f"{server}: {type(error).__name__}: {error}") from None
+            raise RetryableError(f"{server}: {_why(error)}") from None
         if not 200 <= response.status < 300:
             self._refused += 1
             text = content[:200].decode(errors="replace")
@@ -216,6 +218,18 @@ class _Request(NamedTuple):
     def halves(self) -> list[_Request]:
         middle = len(self.records) // 2
         return [_Request(self.records[:middle], self.trace), _Request(self.records[middle:], self.trace)]
+
+
+def _why(error: Exception) -> str:
+    """Return why nothing was sent; where there is no connection, in the words of the system alone."""
+    import aiohttp
+
+    if not isinstance(error, aiohttp.ClientConnectorError) or isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"{type(error).__name__}: {error}"
+    cause = error.os_error
+    if isinstance(error, aiohttp.ClientSSLError) or cause.errno is None:
+        return f"cannot connect: {named(cause)}"
+    return f"cannot connect: {os.strerror(cause.errno) if cause.errno > 0 else cause.strerror}"
 
 
 def _error(status: int, reason: str, retry_after: float | None) -> EmitError:

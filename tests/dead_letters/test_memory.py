@@ -28,6 +28,14 @@ def test_a_flood_of_one_kind_leaves_the_letters_of_others() -> None:
     assert statistics.reasons == {("ledger", Code.UNDELIVERED): "why", ("", Code.UNROUTABLE): "why"}
 
 
+def test_a_traceback_in_the_log_ends_with_its_last_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="polku.dead_letters.memory"):
+        batch = Batch.from_events([Event(id="traced")])
+        refusal = Refusal("traced", Code.UNDELIVERED, "it raises", detail="Traceback\n  here\n")
+        DeadLetters().bury("partner", batch, [refusal])
+    assert caplog.records[-1].getMessage() == "Traceback\n  here"
+
+
 def test_ids_that_clients_chose_cannot_forge_lines_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     letters = DeadLetters()
     bury(letters, "forged", Code.UNDELIVERED, "x\n2026-01-01 ERROR all is lost\x1b[2J")

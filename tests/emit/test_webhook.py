@@ -266,5 +266,14 @@ def test_a_wrong_setting_is_named(url: Any, options: dict[str, Any], message: st
 
 
 async def test_a_server_that_is_down_is_retryable(unused_tcp_port: int) -> None:
-    with pytest.raises(RetryableError, match=str(unused_tcp_port)):
+    with pytest.raises(RetryableError) as caught:
         await emit(WebhookEmitter(f"http://127.0.0.1:{unused_tcp_port}/"), batch("a"))
+    assert str(caught.value) == f"http://127.0.0.1:{unused_tcp_port}: cannot connect: Connection refused"
+
+
+async def test_what_stands_in_the_way_of_a_connection_is_said_in_few_words(endpoint: Endpoint) -> None:
+    with pytest.raises(RetryableError, match=r"http://nowhere\.invalid: cannot connect: \w[^\[]*$"):
+        await emit(WebhookEmitter("http://nowhere.invalid/"), batch("a"))
+    with pytest.raises(RetryableError) as caught:  # it speaks no TLS
+        await emit(WebhookEmitter(endpoint.url.replace("http:", "https:")), batch("a"))
+    assert "object at" not in str(caught.value)
