@@ -139,10 +139,11 @@ def _find(to: str | None) -> AdminAddress:
             raise SettingError("--to", "", f"several pipelines run here; name one of {_names(pipelines)}")
         return address_of(pipelines[0]) if pipelines else AdminAddress(f"http://{DEFAULT}", _token())
     plain = given.removeprefix("http://").rstrip("/")
-    named = [pipeline for pipeline in pipelines if {given, plain} & {pipeline.name, pipeline.admin, str(pipeline.pid)}]
+    asked = {given, plain}
+    named = [one for one in pipelines if asked & {one.name, str(one.pid), *_addresses(one.admin)}]
     if not named and given.isdecimal() and int(given) <= _LAST_PORT:
         given = f"127.0.0.1:{given}"
-        named = [pipeline for pipeline in pipelines if given == pipeline.admin]
+        named = [pipeline for pipeline in pipelines if given in _addresses(pipeline.admin)]
     if len(named) > 1:
         raise SettingError("--to", given, f"several pipelines are called so; name one of {_names(named)}")
     if named:
@@ -154,6 +155,13 @@ def _find(to: str | None) -> AdminAddress:
         known = f"; here run {_names(pipelines)}" if pipelines else ""
         raise SettingError("--to", given, f"write HOST:PORT, http://HOST:PORT, unix:PATH or a pipeline's name{known}")
     return AdminAddress(url.rstrip("/"), _token())
+
+
+def _addresses(admin: str) -> list[str]:
+    """Return what an admin address is called on its own machine: several names where it is open on all interfaces."""
+    host, _, port = admin.rpartition(":")
+    heres = ("127.0.0.1", "localhost", "[::1]") if host in ("0.0.0.0", "[::]") else ()
+    return [admin, *(f"{here}:{port}" for here in heres)]
 
 
 def reason_of(error: Exception) -> str:

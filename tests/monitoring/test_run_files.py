@@ -105,6 +105,17 @@ def test_a_port_alone_is_one_of_this_machine(folder: Path) -> None:
         assert polku_here("health", "--to", str(pipeline.admin_address).rpartition(":")[2]).stdout == "ready\n"
 
 
+def test_an_address_that_is_open_to_others_is_found_by_its_names_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POLKU_ADMIN_TOKEN", raising=False)  # commands of its user know the key
+    hub = Hub(runtime="inline").emitter(partner)
+    with hub.start(admin_addr="0.0.0.0:0", admin_token="s3cret") as pipeline:
+        port = str(pipeline.admin_address).rpartition(":")[2]
+        for to in (port, f"127.0.0.1:{port}", f"http://localhost:{port}/"):
+            assert polku_here("health", "--to", to).stdout == "ready\n", to
+
+
 @pytest.mark.parametrize("door", ["native", "grpcio"])
 @pytest.mark.parametrize("command", ["health", "reload", "tap"])
 def test_ports_of_the_gateway_are_told_apart_from_the_admin_address(folder: Path, command: str, door: str) -> None:
