@@ -75,8 +75,7 @@ class Remedies:
             case "ingest":
                 return "Look at the parts behind it: one of them takes nothing.", ""
             case _ if part.startswith("stage") or part == "event_loop":
-                who = "The code that it names" if part == "event_loop" else "Its middleware"
-                advice = f"{who} works on one batch for long, or waits. See where it stands:"
+                advice = f"{_who(part, complaint)} See where it stands:"
                 return advice, f"py-spy dump --pid {pid}" if (pid := self._pid(name)) else ""
         return "", ""
 
@@ -129,6 +128,15 @@ class Remedies:
         """Return the process of a part: its own, that of its lane, or the only one."""
         lane = name.partition("/")[0]
         return self._pids.get(name) or self._pids.get(lane) or self._pids.get("lane") or self._pids.get("pipeline")
+
+
+def _who(part: str, complaint: str) -> str:
+    """Return what keeps a stage, or the event loop, from turning."""
+    if part != "event_loop":
+        return "Its middleware works on one batch for long, or waits."
+    if "something blocks it" in complaint:
+        return "It is in no code of yours: the machine may have too little CPU or memory for what comes."
+    return "The code that it names works on one batch for long, or waits."
 
 
 def _kept(overflow: str, cause: Cause | None) -> str:

@@ -118,6 +118,9 @@ def test_one_that_is_slow_and_holds_up_others_is_not_to_be_repaired() -> None:
 
 
 def test_what_blocks_the_event_loop_is_not_always_middleware() -> None:
+    advice, command = remedies(pipeline=17).find("event_loop", "has not turned for 3 s: something blocks it", "")
+    assert "the machine may have too little CPU" in advice
+    assert "it names" not in advice  # it names nothing
     advice, command = remedies(pipeline=17).find("event_loop", "has not turned for 3 s: slow blocks it", "")
     assert (advice.partition(" works")[0], command) == ("The code that it names", "py-spy dump --pid 17")
 
