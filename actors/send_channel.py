@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import ray
 import ray.exceptions
 
 from polku.actors.attachment import SHUT_DOWN, connection
+from polku.aio.loop_thread import check_process
 from polku.errors import NotRunningError, PolkuError, UnavailableError
 from polku.text import named
 
@@ -29,6 +31,7 @@ class RayChannel:
     def __init__(self, lanes: Sequence[tuple[Any, str]]) -> None:
         self._lanes = tuple(lanes)
         self._connection = connection()
+        self._process = os.getpid()
         here = ray.util.get_node_ip_address()
         near = [number for number, (_, address) in enumerate(self._lanes) if address == here]
         self._choice = random.choice(near or range(len(self._lanes)))
@@ -72,7 +75,11 @@ class RayChannel:
         return self._lanes[self._choice][0]
 
     def _check(self) -> None:
-        """Raise `NotRunningError` where this process has left the pipeline's Ray: a call would start another one."""
+        """Raise `NotRunningError` where this process has left the pipeline's Ray: a call would start another one.
+
+        So it does in a fork, which has none of the threads that Ray needs: a call would never return.
+        """
+        check_process(self._process)
         if connection() != self._connection:
             raise NotRunningError(SHUT_DOWN)
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from polku.runtime.changing import Changed
     from polku.runtime.reloading import Reloader
 
+_ELSEWHERE = "ask from another thread, as by asyncio.to_thread"
+
 
 class Pipeline:
     """Send events to it, ask how it is, stop it; a `with` or `async with` block stops it at its end.
@@ -61,6 +63,7 @@ class Pipeline:
         self._admin = admin
         self._admin_server: AdminThread | None = None
         self._admin_address: str | None = None
+        self._process = os.getpid()
         self._ready = loop_thread.submit(self._start())
         self._stopping: concurrent.futures.Future[StopReport] | None = None
         if wait and not _inside_event_loop():
@@ -68,7 +71,8 @@ class Pipeline:
 
     def wait_ready(self) -> None:
         """Block until the pipeline is ready for events; raises what kept it from starting."""
-        self._ready.result()
+        loop_thread.check_process(self._process)
+        self._wait_ready()
 
     @property
     def runtime(self) -> str:
@@ -93,45 +97,45 @@ class Pipeline:
     @property
     def address(self) -> str | None:
         """The `host:port` on which the gateway is open for gRPC, or None where it is not."""
-        self._ready.result()
+        self._wait_ready()
         return self._runtime.addresses.grpc
 
     @property
     def http_address(self) -> str | None:
         """The `host:port` on which the gateway is open for HTTP, or None where it is not."""
-        self._ready.result()
+        self._wait_ready()
         return self._runtime.addresses.http
 
     @property
     def otlp_address(self) -> str | None:
         """The second `host:port` for gRPC, where clients of OTLP look, or None where it is not open."""
-        self._ready.result()
+        self._wait_ready()
         return self._runtime.addresses.otlp
 
     @property
     def otlp_http_address(self) -> str | None:
         """The second `host:port` for HTTP, where clients of OTLP look, or None where it is not open."""
-        self._ready.result()
+        self._wait_ready()
         return self._runtime.addresses.otlp_http
 
     @property
     def admin_address(self) -> str | None:
         """Where statistics, metrics and health are, or None: `host:port`, `https://host:port` or `unix:path`."""
-        self._ready.result()
+        self._wait_ready()
         return self._admin_address
 
     def sender(self) -> Sender:
         """Return a handle for sending events; on Ray it can be pickled into any task or actor."""
-        self._ready.result()
+        self.wait_ready()
         return Sender(self._runtime.door())
 
     def health(self) -> Health:
         """Ask every part how it is; answers too while user code blocks a part."""
-        self._ready.result()
+        self.wait_ready()
         now = self._runtime.health_nowait()
         if now is not None:
             return now
-        return loop_thread.submit(self._runtime.health()).result()
+        return loop_thread.call(self._runtime.health(), _ELSEWHERE)
 
     def statistics(self, *, timeout: float | None = None) -> PipelineStatistics:
         """Return what every part has counted, as one frozen tree with `to_json()`; the same on both runtimes.
@@ -140,15 +144,15 @@ class Pipeline:
         has seen within the last second. Counters begin at the start of each part's process. Raises `TimeoutError`
         where the supervisor does not answer within `timeout` seconds.
         """
-        self._ready.result()
+        self.wait_ready()
         now = self._runtime.statistics_nowait()
         if now is not None:
             return now
-        return loop_thread.submit(self._runtime.statistics()).result(timeout)
+        return loop_thread.call(self._runtime.statistics(), "await pipeline.statistics_async()", timeout)
 
     async def statistics_async(self) -> PipelineStatistics:
         """Return the statistics, without blocking the event loop."""
-        await asyncio.wrap_future(self._ready)
+        await self._ready_async()
         now = self._runtime.statistics_nowait()
         if now is not None:
             return now
@@ -156,8 +160,8 @@ class Pipeline:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, with their reasons, oldest first."""
-        self._ready.result()
-        return loop_thread.submit(self._runtime.dead_letters()).result()
+        self.wait_ready()
+        return loop_thread.call(self._runtime.dead_letters(), _ELSEWHERE)
 
     async def update(self, hub: Hub, *, timeout: float = 10.0) -> Changed:
         """Run another hub's pipeline from now on, without a stop: only what differs is exchanged.
@@ -167,7 +171,7 @@ class Pipeline:
         the hub's plan cannot work, and `ChangeError` where it cannot take the place of the one that runs, or a part of
         it does not start: nothing is changed then.
         """
-        await asyncio.wrap_future(self._ready)
+        await self._ready_async()
         plan = self.plan_of(hub)
         changed = await self._noted(self._runtime.update(plan, seconds=timeout))
         self._take_over(plan)
@@ -187,7 +191,7 @@ class Pipeline:
         are parts until they have delivered what they hold. A later `update` has as many lanes as its hub says. With
         `lanes(min=…, max=…)` the number must be within these, and others may be decided on by need from there.
         """
-        await asyncio.wrap_future(self._ready)
+        await self._ready_async()
         changed = await self._noted(self._runtime.scale(lanes, seconds=timeout))
         self.plan = self.plan.with_lanes(lanes)
         return changed
@@ -206,7 +210,7 @@ class Pipeline:
 
         The caller notes what became of it (`note_reload`).
         """
-        changed = loop_thread.submit(self._runtime.update(plan, seconds=timeout)).result()
+        changed = loop_thread.call(self._runtime.update(plan, seconds=timeout), "await pipeline.update(...)")
         self._take_over(plan)
         return changed
 
@@ -231,6 +235,7 @@ class Pipeline:
 
         Returns what was delivered and what was not. Calling it again returns the same report.
         """
+        loop_thread.check_elsewhere("await pipeline.stop_async() in a task of its own, or call pipeline.stop_nowait()")
         return self._stop(timeout).result()
 
     async def stop_async(self, timeout: float = 30.0) -> StopReport:
@@ -238,22 +243,24 @@ class Pipeline:
         return await asyncio.wrap_future(self._stop(timeout))
 
     def __enter__(self) -> Pipeline:
-        self._ready.result()
+        self.wait_ready()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        if os.getpid() == self._process:  # a fork leaves it to the process that has the pipeline
+            self.stop()
 
     async def __aenter__(self) -> Pipeline:
-        await asyncio.wrap_future(self._ready)
+        await self._ready_async()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.stop_async()
+        if os.getpid() == self._process:
+            await self.stop_async()
 
     def _repr_html_(self) -> str:
         """Return a picture of the pipeline, for notebooks."""
@@ -274,7 +281,15 @@ class Pipeline:
         found.set_result(now)
         return found
 
+    def _wait_ready(self) -> None:
+        loop_thread.wait(self._ready, "begin with `async with hub.start() as pipeline`, on another event loop")
+
+    async def _ready_async(self) -> None:
+        loop_thread.check_process(self._process)
+        await asyncio.wrap_future(self._ready)
+
     def _stop(self, timeout: float) -> concurrent.futures.Future[StopReport]:
+        loop_thread.check_process(self._process)
         if self._stopping is None:
             self._stopping = loop_thread.submit(self._stop_all(timeout))
         return self._stopping

@@ -10,11 +10,11 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from polku.aio.loops import new_event_loop
-from polku.errors import SettingError
+from polku.errors import NotRunningError, PipelineError, SettingError
 from polku.log import RepeatedLog
 from polku.usercode import contained
 
@@ -36,12 +36,17 @@ def loop() -> asyncio.AbstractEventLoop:
         return running
 
 
-def run(running: asyncio.AbstractEventLoop) -> None:
-    """Run a loop until it is stopped: `sys.exit` in a task or callback of user code ends that task and nothing else."""
+def run(running: asyncio.AbstractEventLoop, ended: Callable[[], bool] = lambda: False) -> None:
+    """Run a loop until it has ended.
+
+    `sys.exit` in a task or callback of user code ends that task and nothing else, and `stop()` of the loop nothing.
+    """
     while True:
         try:
             running.run_forever()
-            return
+            if ended():
+                return
+            _REPEATED.warning("stop", "user code has stopped the event loop: it continues")
         except (SystemExit, KeyboardInterrupt) as error:
             name = type(error).__name__
             _REPEATED.exception(name, "%s in a task of user code: the event loop continues", name)
@@ -55,3 +60,40 @@ def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         work.close()
         raise
     return asyncio.run_coroutine_threadsafe(contained(work), running)
+
+
+def check_elsewhere(instead: str) -> None:
+    """Raise `PipelineError` on the loop itself, where code that blocks until it has done something waits for ever.
+
+    `instead` is what such code does.
+    """
+    if asyncio._get_running_loop() is _loops.get(os.getpid(), ()):
+        raise PipelineError(
+            f"this would block the event loop that it waits for, with every pipeline of the process; {instead}"
+        )
+
+
+def wait(future: concurrent.futures.Future[T], instead: str) -> T:
+    """Return the result of work on the loop once it is there; raises `PipelineError` as `check_elsewhere` does."""
+    if not future.done():
+        check_elsewhere(instead)
+    return future.result()
+
+
+def call(work: Coroutine[Any, Any, T], instead: str, timeout: float | None = None) -> T:
+    """Run a coroutine on the loop and return its result; raises `PipelineError` as `check_elsewhere` does."""
+    try:
+        check_elsewhere(instead)
+    except PipelineError:
+        work.close()
+        raise
+    return submit(work).result(timeout)
+
+
+def check_process(started: int) -> None:
+    """Raise `NotRunningError` in a fork of the process in which a pipeline was started: nothing works on it there."""
+    if os.getpid() != started:
+        raise NotRunningError(
+            f"the pipeline runs in process {started}, of which this one is a fork: start one after the fork, in each "
+            "process that sends (gunicorn: post_fork), or send to the address of the other"
+        )

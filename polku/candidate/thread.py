@@ -127,7 +127,7 @@ class ShadowThread:
         serving = loop.create_task(self._serve())
         serving.add_done_callback(lambda _: loop.stop())
         try:
-            loop_thread.run(loop)
+            loop_thread.run(loop, serving.done)
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()

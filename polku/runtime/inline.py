@@ -317,9 +317,12 @@ class InlineChannel:
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
+        self._process = os.getpid()
 
     def submit(self, message: bytes, timeout: float | None) -> bytes:
         """Block until the answer is there."""
+        loop_thread.check_process(self._process)
+        loop_thread.check_elsewhere("await sender.send_async(...) in an async function")
         try:
             return loop_thread.submit(self._submit(message)).result(timeout)
         except concurrent.futures.TimeoutError:
@@ -327,6 +330,7 @@ class InlineChannel:
 
     def submit_async(self, message: bytes) -> Awaitable[bytes]:
         """Return the awaitable of the answer."""
+        loop_thread.check_process(self._process)
         return asyncio.wrap_future(loop_thread.submit(self._submit(message)))
 
     def __reduce__(self) -> tuple[object, ...]:
