@@ -40,7 +40,6 @@ TYPES: dict[str, dict[str, Any]] = {
 NEEDS: dict[str, dict[str, Any]] = {
     "replicas": {"resources": {"shelf": 1}},
     "lanes": {"resources": {"shelf": 1}},
-    "GPUs": {"num_gpus": 1},
     "parts of GPUs": {"num_gpus": 0.5},
     "labels": {"labels": {"disk": "nvme"}, "num_cpus": 1},
     "labels alone": {"labels": {"disk": "nvme"}},

@@ -55,7 +55,7 @@ for actor in state.actor_table(None).values():
 """
 _STILL_SECONDS = 10.0  # without an arrival, and what has not arrived is lost
 # What a service manager does: start it again when it has ended.
-_AGAIN = 'while :; do "$@" & echo $! > "/mnt/$0.pid"; wait $!; echo "ended with $?"; sleep 3; done'
+AGAIN = 'while :; do "$@" & echo $! > "/mnt/$0.pid"; wait $!; echo "ended with $?"; sleep 3; done'
 
 
 class Cluster:
@@ -126,7 +126,7 @@ class Cluster:
         environment = {**self._environment, **self._settings}
         if name == "polku":
             environment["RAY_ADDRESS"] = f"{self.head.address}:{RAY_PORT}"
-        host.start("bash", "-c", _AGAIN, name, *command, log=self.folder / f"{name}-{host.number}.log", **environment)
+        host.start("bash", "-c", AGAIN, name, *command, log=self.folder / f"{name}-{host.number}.log", **environment)
 
     def change(self, **changes: object) -> None:
         """Write down what the pipeline's file says from now on; the pipeline learns of it by `reload`."""
