@@ -54,6 +54,24 @@ def _may_unshare() -> bool:
 pytestmark = pytest.mark.skipif(not _may_unshare(), reason="namespaces are not allowed here")
 
 
+# As Debian's images have it: a login shell forgets the PATH of the image.
+PROFILE = 'PATH="/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"\nexport PATH\n'
+
+
+def test_a_login_shell_which_kuberay_starts_finds_the_programs(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text(PROFILE)
+    links = [command for command in re.findall(r"^RUN (.*)$", FINAL, re.M) if command.startswith("ln ")]
+    script = ["mount -t tmpfs none /usr/local/bin", "mount -t tmpfs none /opt", "mkdir -p /opt/polku/bin"]
+    script += [f"mount --bind {tmp_path / 'profile'} /etc/profile"]
+    script += [f"printf '#!/bin/sh\necho {name} is here' > /opt/polku/bin/{name}" for name in ("polku", "ray")]
+    script += ["chmod +x /opt/polku/bin/*", *links]
+    script += [f"exec setpriv --reuid={USER} --regid={USER} --clear-groups /bin/bash -lc -- 'polku && ray'"]
+    path = next(value for name, value in VARIABLES.items() if name == "PATH").replace("$PATH", "/usr/bin:/bin")
+    command = ["unshare", "--mount", "env", "-i", f"PATH={path}", "sh", "-ec", "\n".join(script)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "polku is here\nray is here\n"), done.stderr
+
+
 class Container:
     """A running container; `pid` is that of its PID 1 outside of it."""
 
