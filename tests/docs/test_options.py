@@ -38,4 +38,5 @@ def test_there_are_tables() -> None:
         "KafkaSource",
         "KafkaEmitter",
         "OtlpEmitter",
+        "OtlpIngestor",
     }

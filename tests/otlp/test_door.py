@@ -52,6 +52,17 @@ def test_an_empty_request_is_taken(place: Door, way: str, signal: Signal, body: 
     assert place.events == []
 
 
+@pytest.mark.parametrize("signal", SIGNALS, ids=[signal.name for signal in SIGNALS])
+@pytest.mark.parametrize(
+    "body", ["{}", '{"resource%s": []}', '{"resource%s": [{}]}', '{"resource%s": [{"scope%s": []}]}']
+)
+def test_an_empty_request_in_json_is_taken(place: Door, signal: Signal, body: str) -> None:
+    place.events.clear()
+    kind = {LOGS: "Logs", TRACES: "Spans", METRICS: "Metrics"}[signal]
+    answer = place.http(signal, body.replace("%s", kind).encode(), kind="application/json")
+    assert (answer.status, answer.body, place.events) == (200, b"{}", [])
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_record_is_an_event(place: Door, way: str) -> None:
     place.events.clear()
