@@ -24,9 +24,11 @@ class DaemonExecutor(concurrent.futures.Executor):
         self._thread.start()
 
     def submit(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> concurrent.futures.Future[T]:
-        """Queue a call."""
+        """Queue a call; raises `RuntimeError` after `shutdown`: nobody would make it."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         with self._wake:
+            if self._stopped:
+                raise RuntimeError(f"the thread {self._thread.name} has ended")
             self._work.append((future, lambda: fn(*args, **kwargs)))  # type: ignore[arg-type]
             self._wake.notify()
         return future
@@ -65,7 +67,9 @@ class DaemonThreads:
         self._stopped = False
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """Return what the function returns; cancelling does not end it."""
+        """Return what the function returns; cancelling does not end it. Raises `RuntimeError` after `shutdown`."""
+        if self._stopped:
+            raise RuntimeError("the threads have ended")
         await self._free.acquire()
         loop = asyncio.get_running_loop()
         thread = self._idle.pop()

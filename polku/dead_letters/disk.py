@@ -39,6 +39,7 @@ class StoredDeadLetters(DeadLetters):
         super().__init__(clock=clock, stamp=stamp)
         self._path, self._max_events, self._max_bytes = path, max_events, max_bytes
         self._calls = DaemonExecutor("polku-dead-letters")
+        self._closed = False
         self._store: DeadLetterStore | None = None
         self._pending: list[Letter] = []
         self._writing: asyncio.Task[None] | None = None
@@ -101,10 +102,12 @@ class StoredDeadLetters(DeadLetters):
         await asyncio.gather(*(replayer.end(_LAST_CHANCE) for replayer in self._replayers))
         if self._writing is not None:
             self._writing.cancel()
-        store = self._store
-        if store is not None:
-            await asyncio.get_running_loop().run_in_executor(self._calls, store.close)
-        self._calls.shutdown(wait=False)
+        if not self._closed:
+            self._closed = True
+            store = self._store
+            if store is not None:
+                await asyncio.get_running_loop().run_in_executor(self._calls, store.close)
+            self._calls.shutdown(wait=False)
 
     def _take(self, emitter: str, dead: Sequence[DeadEvent]) -> Awaitable[None] | None:
         """Hand letters in; the awaitable is done when they are on disk."""
@@ -157,12 +160,29 @@ class StoredDeadLetters(DeadLetters):
         self._fault = text
 
     async def _call(self, work: Callable[[DeadLetterStore], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._calls, self._with_store, work)
+        """Do something with the file; after the end too, for who looks at what is left."""
+        if not self._closed:
+            return await asyncio.get_running_loop().run_in_executor(self._calls, self._with_store, work)
+        thread = DaemonExecutor("polku-dead-letters")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, self._with_own_store, work)
+        finally:
+            thread.shutdown()
 
     def _with_store(self, work: Callable[[DeadLetterStore], T]) -> T:
         if self._store is None:
-            self._store = DeadLetterStore(self._path, max_events=self._max_events, max_bytes=self._max_bytes)
+            self._store = self._new_store()
         return work(self._store)
+
+    def _with_own_store(self, work: Callable[[DeadLetterStore], T]) -> T:
+        store = self._new_store()
+        try:
+            return work(store)
+        finally:
+            store.close()
+
+    def _new_store(self) -> DeadLetterStore:
+        return DeadLetterStore(self._path, max_events=self._max_events, max_bytes=self._max_bytes)
 
 
 def _letter(emitter: str, event: Event, refusal: Refusal, detail: str, now: int) -> Letter:

@@ -14,7 +14,7 @@ from polku.batch.receipt import Refusal
 from polku.contracts import DeadEvent
 from polku.dead_letters import disk
 from polku.dead_letters.disk import StoredDeadLetters
-from polku.dead_letters.store import DeadLetterStore
+from polku.dead_letters.store import DeadLetterStore, Selection
 from tests.dead_letters.letters import ids, wait_for
 
 LONE = json.loads('"\\ud800"')
@@ -55,6 +55,17 @@ async def test_a_detail_that_cannot_be_encoded_costs_nothing(letters: StoredDead
     await asyncio.wait_for(stored, 30)
     (letter,) = await letters.stored()
     assert (letter.reason, letter.detail) == ("\\ud800", "line\n\\ud800")
+
+
+async def test_letters_can_be_read_after_the_end(tmp_path: Path) -> None:
+    letters = StoredDeadLetters(str(tmp_path / "dead.db"), 10, 10_000)
+    await bury(letters, "a")
+    await letters.close()
+    await letters.close()
+    async with asyncio.timeout(30):
+        assert [letter.event.id for letter in await letters.stored()] == ["a"]
+        assert await letters.change("drop", Selection()) == 1
+        assert await letters.stored() == []
 
 
 async def test_letters_wait_until_the_disk_takes_them(
