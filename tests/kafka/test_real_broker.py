@@ -65,6 +65,17 @@ def test_a_mirror_of_100_000_records_is_exact(kafka: Broker) -> None:
         assert found[partition] == records
 
 
+def test_a_record_says_that_its_time_is_the_broker_s(kafka: Broker, tmp_path: Path) -> None:
+    topic = kafka.topic("appended", 1, message_timestamp_type="LogAppendTime")
+    write(kafka.bootstrap, topic, [b"x"], partition=0, timestamp=5)
+    out = Recorder(tmp_path / "out")
+    with Hub(runtime="inline").source(source(kafka, topic)).emitter(out).start():
+        (event,) = out.wait_for(1)
+    assert event.metadata["kafka.timestamp.type"] == "append"
+    assert event.metadata["kafka.timestamp"] == str(event.timestamp_unix_ns // 1_000_000)
+    assert int(event.metadata["kafka.timestamp"]) > 1_700_000_000_000, "not 5"
+
+
 @pytest.mark.parametrize("isolation", ["read_committed", "read_uncommitted"])
 def test_of_transactions_what_was_committed_is_read(kafka: Broker, tmp_path: Path, isolation: str) -> None:
     topic = kafka.topic(f"transactions-{isolation}", 1)
