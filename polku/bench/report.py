@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from polku.bench.comparison import Summary, summarise
@@ -14,6 +15,7 @@ from polku.bench.result import Result
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 520, 190, 56, 26
 _TICKS = 8
 _PER_DECADE = 10  # columns of the distribution for each power of ten
+_SHORT_SECONDS = 0.1  # the sink is asked five times a second
 
 _STYLE = """
 :root{color-scheme:light dark;--page:light-dark(#f4f5f7,#0e1116);--card:light-dark(#fff,#161b22);
@@ -109,9 +111,18 @@ def _run(rounds: Sequence[Result], summary: Summary, scale: Scale) -> str:
 
 
 def _rates(result: Result) -> list[tuple[float, float, float]]:
-    """Return seconds, and events acknowledged and delivered a second since the moment before."""
+    """Return seconds, and events acknowledged and delivered a second since the moment before.
+
+    A moment that comes right after another one, as the last one may, takes its place: over some milliseconds a batch
+    is a rate that never was.
+    """
+    moments: list[tuple[float, int, int]] = []
+    for moment in result.timeline:
+        if len(moments) > 1 and moment[0] - moments[-1][0] < _SHORT_SECONDS:
+            moments.pop()
+        moments.append(moment)
     found = []
-    for (then, acked, delivered), (now, more, came) in zip(result.timeline, result.timeline[1:], strict=False):
+    for (then, acked, delivered), (now, more, came) in pairwise(moments):
         span = max(now - then, 1e-3)
         found.append((now, (more - acked) / span, (came - delivered) / span))
     return found

@@ -99,6 +99,14 @@ def test_two_runs_stand_side_by_side_on_one_scale() -> None:
     assert "6.00 µs" in page
 
 
+def test_a_moment_right_behind_another_makes_no_peak() -> None:
+    uneven = [(0.0, 0, 0), (1.0, 1_000, 1_000), (2.0, 2_000, 2_000), (2.01, 2_010, 2_010), (2.012, 2_030, 2_030)]
+    result = replace(a_result("one"), timeline=uneven)
+    (line,) = heights(write_report("polku bench", MACHINE, [[result]], [["acked/s", "1,000"]], ""))
+    assert len(line) == 2
+    assert abs(line[0] - line[1]) < 5
+
+
 def test_what_a_file_is_called_is_text_and_nothing_is_loaded() -> None:
     page = write_report(HOSTILE, MACHINE, [[a_result(HOSTILE)]], [[HOSTILE, HOSTILE]], HOSTILE)
     tags = Tags(page)
