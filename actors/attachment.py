@@ -19,7 +19,7 @@ import ray
 
 from polku.actors.options import SYSTEM_CONFIG
 from polku.actors.ray_token import ask_for_token
-from polku.actors.worker_log import relay_as_json
+from polku.actors.worker_log import keep_errors_off_output, relay_as_json
 from polku.errors import NotRunningError, SettingError, UnavailableError
 from polku.log_format import is_json
 from polku.runtime.drain import drain_seconds
@@ -125,6 +125,7 @@ def attach() -> Attachment:
     if choice.address:
         _join(choice)
         relay_as_json()
+        keep_errors_off_output()
         return _attached(f"at {ray.get_runtime_context().gcs_address} ({choice.named_by})")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
@@ -132,6 +133,7 @@ def attach() -> Attachment:
     with _without_hangups(), _without_praise():
         _start()
     relay_as_json()
+    keep_errors_off_output()
     return _attached("started for this pipeline", is_ours=True)
 
 

@@ -1,0 +1,41 @@
+"""What Ray says of a pipeline's processes, in the program that has started it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ray._private import worker
+
+from polku.actors.worker_log import keep_errors_off_output, relay_as_json
+from polku.log_format import _State
+
+DIED = {"lines": ["A worker died\x1b[0m.\nLook."], "pid": "raylet", "is_err": False}
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave Ray as it was."""
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+
+
+def test_its_errors_are_objects_where_the_log_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_State, "is_json", True)
+    relay_as_json()
+    worker.print_to_stdstream(DIED, ignore_prefix=False)
+    out, err = capsys.readouterr()
+    told = json.loads(err)
+    assert out == ""
+    assert (told["level"], told["logger"], told["message"]) == ("warning", "ray", "A worker died\\x1b[0m.\nLook.")
+    assert "pid" not in told
+
+
+def test_its_errors_are_not_among_events_on_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # one pipeline after another in one program
+        keep_errors_off_output()
+    worker.print_to_stdstream(DIED, ignore_prefix=False)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("A worker died") == 1
