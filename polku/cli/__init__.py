@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 from polku.cycles import collect_cycles_seldom
@@ -16,6 +18,7 @@ def main() -> None:
 
     Status 1 is that of what cannot be had now, such as a Ray that does not answer.
     """
+    _fill_standard_descriptors()
     collect_cycles_seldom()
     try:
         if sys.argv[1:] == ["serve"]:
@@ -32,3 +35,20 @@ def main() -> None:
     except PipelineError as error:
         say(f"polku: {error}", level="error")
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        say(f"polku: {error}", level="error")
+        sys.exit(1)
+
+
+def _fill_standard_descriptors() -> None:
+    """Give standard streams that are closed the null device, so that no file or socket gets their numbers.
+
+    Libraries of other languages write to these numbers, and uvloop ends the process where it has to close one.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
