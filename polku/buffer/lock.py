@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from polku.aio.forks import let_go_in_forks
 from polku.disk import PRIVATE
 from polku.errors import JournalLockedError
 from polku.sqlite import FileId, close_descriptor, file_id
@@ -23,6 +24,7 @@ from polku.sqlite import FileId, close_descriptor, file_id
 _MARK = "journal"
 _MUTEX = threading.Lock()
 _held: dict[FileId, Path] = {}  # the files that this process has locked, and the names that it uses
+os.register_at_fork(after_in_child=_held.clear)
 
 
 class FileLock:
@@ -35,7 +37,8 @@ class FileLock:
         self._path = path
         self._real = Path(os.path.realpath(path))
         self._file: FileId | None = None
-        self._descriptor = -1
+        self._descriptor = self._beside = -1
+        let_go_in_forks(self, FileLock._descriptors)
         self._beside = os.open(f"{self._real}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
             if not _lock_patiently(self._beside):
@@ -62,8 +65,12 @@ class FileLock:
         """Give the journal up; connections to it must be closed."""
         self._release_file()
         if self._beside >= 0:
+            fcntl.flock(self._beside, fcntl.LOCK_UN)
             os.close(self._beside)
             self._beside = -1
+
+    def _descriptors(self) -> tuple[int, int]:
+        return self._descriptor, self._beside
 
     def _lock_file(self) -> None:
         """Lock what is at the path; another file may be there afterwards."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from polku.aio.forks import let_go_in_forks
 from polku.aio.peer import uid_of
 from polku.aio.tasks import TaskSet
 from polku.errors import SettingError
@@ -89,11 +90,18 @@ async def listen(
     """
     with _explained(field, address):
         taken = [] if beside is None else [_copy_of(sock) for sock in beside.sockets]
+        listener: TlsListener | PlainListener
         if tls is not None:
-            sockets = taken or await _bind(address, shared=shared)
-            return TlsListener(sockets, factory, tls, field), _bound(address, sockets[0])
-        listener = await _listen_plain(factory, address, taken, shared=shared)
+            listener = TlsListener(taken or await _bind(address, shared=shared), factory, tls, field)
+        else:
+            listener = await _listen_plain(factory, address, taken, shared=shared)
+        let_go_in_forks(listener, descriptors_of)
         return listener, _bound(address, listener.sockets[0])
+
+
+def descriptors_of(port: Queue) -> list[int]:
+    """Return the descriptors of the sockets that listen."""
+    return [sock.fileno() for sock in port.sockets]
 
 
 class QueuedSockets(Struct, frozen=True):

@@ -17,10 +17,11 @@ import stat
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
+from polku.aio.forks import let_go_in_forks
 from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError, SettingError
 from polku.gateway.certificates import HTTP1, Certificates
-from polku.gateway.listen import Listener, context_of, listen
+from polku.gateway.listen import Listener, context_of, descriptors_of, listen
 from polku.health import Health
 from polku.host import is_loopback
 from polku.monitoring.address import HTTPS, Admin
@@ -124,6 +125,7 @@ class AdminServer:
                 fault = str(getattr(error, "strerror", "") or error)
             else:
                 self._server = server
+                let_go_in_forks(server, descriptors_of)
                 return f"{host}:{server.sockets[0].getsockname()[1]}"
         if not self._admin.searches:
             raise SettingError("admin_addr", address, f"cannot be opened ({fault}); is the port in use?")
@@ -303,10 +305,12 @@ async def _start_unix(http: Server, path: str) -> asyncio.Server:
     try:
         sock.bind(path)
         os.chmod(path, 0o600)
-        return await asyncio.start_unix_server(http.serve, sock=sock, limit=LIMIT)
+        server = await asyncio.start_unix_server(http.serve, sock=sock, limit=LIMIT)
     except BaseException:
         sock.close()
         raise
+    let_go_in_forks(server, descriptors_of)
+    return server
 
 
 def _name_of(host: str) -> str:

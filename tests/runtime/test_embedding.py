@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from polku import Batch, Event, Hub, Pipeline, new_event
+from polku import Batch, BufferStrategy, Event, Hub, Pipeline, new_event
 from tests.support.recorder import Recorder
 
 
@@ -109,3 +112,51 @@ def test_a_fork_is_told_that_it_has_no_pipeline_and_may_have_its_own(tmp_path: P
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=240)
     refused = "the pipeline runs in process N, of which this one is a fork"
     assert done.stdout.splitlines() == [refused, refused, "['c']", "left", "['a', 'd']"], done.stderr
+
+
+STAYS = """
+import json
+import os
+import signal
+import sys
+import time
+from polku import BufferStrategy, Hub, new_event
+
+ports = {name: "127.0.0.1:0" for name in ("grpc_addr", "http_addr", "admin_addr")}
+hub = Hub(runtime="inline").buffer_strategy(BufferStrategy.durable("journal.db")).emitter(lambda batch: None)
+pipeline = hub.start(**ports)
+assert pipeline.sender().send(new_event("x")).ok
+child = os.fork()
+if not child:
+    os.close(1)
+    time.sleep(600)
+print(json.dumps([child, pipeline.address, pipeline.http_address, pipeline.admin_address]), flush=True)
+if sys.argv[1] == "stop":
+    pipeline.stop()
+else:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("loop", ["", "asyncio"])
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_fork_that_stays_keeps_neither_ports_nor_the_journal(end: str, loop: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(STAYS)
+    environment = {
+        **os.environ,
+        "POLKU_LOOP": loop,
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "program.py", end]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, timeout=240)
+    child, *addresses = json.loads(done.stdout)
+    try:
+        for host, port in (address.split(":") for address in addresses):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((host, int(port)), timeout=30)
+        journal = BufferStrategy.durable(tmp_path / "journal.db")
+        with Hub(runtime="inline").buffer_strategy(journal).emitter(lambda batch: None).start() as pipeline:
+            assert pipeline.sender().send(new_event("x"), timeout=30).ok
+    finally:
+        os.kill(child, signal.SIGKILL)
