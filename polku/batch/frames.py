@@ -25,6 +25,7 @@ from polku.batch.varint import varint
 _PACKAGE = "polku.batch.frames"
 _RAW, _EVENTS = 3, 4
 _PAYLOADS = {_RAW: "raw", _EVENTS: "events"}
+_TEXTS = frozenset({1, 2})  # source and cluster
 _VARINT, _LENGTH_DELIMITED = 0, 2  # wire types of numbers, and of bytes and messages
 _ID, _METADATA, _ROUTE_TO = 1, 5, 7  # fields of an event
 _TIMED = (22, 24)  # those of its typed data that have a Timestamp: container, process
@@ -78,10 +79,43 @@ _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
 _TRIES = 100
 _LOOK_COSTS = 1_500  # bytes: a search for a text passes so many in the time of one look at the byte behind another
 _FREE_LOOKS = 16
+_LARGE = 1_000  # bytes of an event, on an average: protobuf's copies cost more than steps in Python
 
 
 def read_envelope(data: bytes) -> Envelope:
     """Read an `IngestBatch` without its events; raises protobuf's `DecodeError`."""
+    try:
+        usual = _read_usual(data)
+    except (IndexError, UnicodeDecodeError):  # it is wrong: protobuf says how
+        usual = None
+    return _read_whole(data) if usual is None else usual
+
+
+def _read_usual(data: bytes) -> Envelope | None:
+    """Read an `IngestBatch` that has each field once, with one copy of its events; None where it has something else."""
+    texts = ["", "", ""]
+    which, content = "", b""
+    at, end = 0, len(data)
+    while at < end:
+        tag, size = data[at], data[at + 1]
+        at += 2
+        if size > 127:
+            size, at = _read_varint(data, at - 1)
+        number = tag >> 3
+        if at + size > end or tag & 7 != _LENGTH_DELIMITED:
+            return None
+        if number in _PAYLOADS and not which:
+            which, content = _PAYLOADS[number], data[at : at + size]
+        elif size and number in _TEXTS and not texts[number]:
+            texts[number] = data[at : at + size].decode()
+        else:
+            return None
+        at += size
+    return Envelope(texts[1], texts[2], which, content)
+
+
+def _read_whole(data: bytes) -> Envelope:
+    """Read an `IngestBatch`, whatever is in it."""
     message = _ENVELOPE.FromString(data)
     source, cluster, which = message.source, message.cluster, message.WhichOneof("payload") or ""
     content: bytes = getattr(message, which) if which else b""
@@ -207,7 +241,10 @@ def count_events(message: bytes) -> int:
 
 
 def join_frames(frames: Iterable[bytes]) -> bytes:
-    """Join serialised events into a serialised `EventPayload`."""
+    """Join serialised events into a serialised `EventPayload`; large ones without protobuf, which copies them often."""
+    frames = list(frames)
+    if sum(map(len, frames)) >= len(frames) * _LARGE:
+        return join_with_field(frames, b"")
     return cast("bytes", _FRAMES(events=frames).SerializeToString())
 
 

@@ -85,10 +85,10 @@ def _answer(runner: Runner, plan: Plan, answers: IO[str]) -> None:
         if line == "commits\n":
             print(json.dumps({"commits": _commits(runner)}), file=answers)
         else:
-            print(json.dumps(usage_by_part(os.getpid(), _parts(runner), "others (Ray)")), file=answers)
+            print(json.dumps(usage_by_part(os.getpid(), parts_by_process(runner), "others (Ray)")), file=answers)
 
 
-def _parts(runner: Runner) -> dict[int, str]:
+def parts_by_process(runner: Runner) -> dict[int, str]:
     """Return the names of the pipeline's parts by process."""
     if runner.runtime == "inline":
         return {os.getpid(): "pipeline"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from google.protobuf import empty_pb2
 from google.protobuf.message import DecodeError
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event
-from polku.batch.frames import count_events, has_more_fields, join_with_field, read_envelope, read_frames
+from polku.batch.frames import _read_whole, count_events, has_more_fields, join_with_field, read_envelope, read_frames
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent, RawPayload
 
 TEXTS = st.sampled_from(["", "a", "b" * 127, "b" * 128, "ä"])
@@ -26,6 +28,8 @@ PARTS = st.lists(
     max_size=6,
 )
 
+ODD = b"\x00\x01\x0a\x12\x1a\x22\x7f\x80\xff"
+
 
 @given(PARTS)
 def test_an_envelope_of_fields_that_stand_several_times_is_read_as_protobuf_merges_them(parts: list[bytes]) -> None:
@@ -37,6 +41,26 @@ def test_an_envelope_of_fields_that_stand_several_times_is_read_as_protobuf_merg
         assert EventPayload.FromString(envelope.content) == merged.events
     if envelope.which == "raw":
         assert RawPayload.FromString(envelope.content) == merged.raw
+
+
+@given(
+    PARTS, st.lists(st.tuples(st.integers(0, 40), st.sampled_from(b"\x00\x01\x0a\x12\x1a\x22\x7f\x80\xff")), max_size=3)
+)
+def test_an_envelope_that_was_damaged_is_read_or_refused_as_by_protobuf(
+    parts: list[bytes], changes: list[tuple[int, int]]
+) -> None:
+    wire = bytearray(b"".join(parts))
+    for place, value in changes:
+        if place < len(wire):
+            wire[place] = value
+    assert _outcome(read_envelope, bytes(wire)) == _outcome(_read_whole, bytes(wire))
+
+
+def _outcome(read: Callable[[bytes], object], wire: bytes) -> object:
+    try:
+        return read(wire)
+    except DecodeError as error:
+        return str(error)
 
 
 @pytest.mark.parametrize("field", [b"\x78\x00", b"\x22\x00", b"\x1a\x00", b"\x7b\x7c", b"\x7d\x00\x00\x00\x00"])

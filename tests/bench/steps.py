@@ -24,6 +24,7 @@ from polku.gateway.admission import admit_payload, read_payload
 from polku.gateway.times import may_have_times
 from polku.limits import Limits
 from polku.rpc.messages import MessageReader, prefixed
+from polku.runtime.memory import keep_until_quiet
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch
 
 _ROUNDS, _TIMES = 30, 3
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--payload", type=int, default=60, help="bytes")
     parser.add_argument("--metadata", type=int, default=0, help="entries")
     options = parser.parse_args()
+    keep_until_quiet()  # as a gateway does
     size = _event(0, options.payload, options.metadata).ByteSize()
     print(f"| events of {size} bytes, {options.events} in a message | ns an event | ns a byte |\n|---|---|---|")
     for name, cost in measure(steps(options.events, options.payload, options.metadata), options.events).items():

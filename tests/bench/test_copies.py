@@ -1,0 +1,21 @@
+"""No byte of a large payload is copied more often than it is today, however slow the machine is."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.bench.copies import COMPILER, SHAPES, count
+
+MOST = {"inline": 13.4, "inline, no middleware": 9.9}
+"""Times. What is joined as it waits differs between runs, by up to one."""
+
+
+@pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs Linux and a C compiler, cc or gcc")
+@pytest.mark.parametrize("shape", MOST)
+def test_the_bytes_of_a_payload_are_copied_so_often_at_most(shape: str) -> None:
+    passes = count(SHAPES[shape], events=10, payload=16_000, least=1_024)["pipeline"]
+    assert 1 < passes.copied < MOST[shape]
+    assert 1 <= passes.read < 1.1
+    assert 1 <= passes.written < 1.1
