@@ -20,6 +20,9 @@ def serve_environment() -> None:
         warn(sentence)
     import polku  # its emitters are loaded where they are asked for
     from polku import BufferStrategy, Hub
+    from polku.monitoring.run_files import name_command
+
+    name_command("polku serve")
 
     hub = Hub(runtime=settings.runtime).buffer_strategy(BufferStrategy.ring(settings.buffer_capacity))
     if settings.emit_grpc_endpoints:

@@ -86,14 +86,19 @@ def running() -> list[RunningPipeline]:
 
 
 def program_file() -> str:
-    """Return the file of the program that runs here: what was named by `name_program`, or the script."""
+    """Return the file of the program that runs here, what a command has named instead, or the script."""
     return _program or sys.argv[0]
 
 
 def name_program(file: str) -> None:
     """Choose what `program_file` returns: where a command runs a file."""
+    name_command(os.path.abspath(file))
+
+
+def name_command(text: str) -> None:
+    """Choose what `program_file` returns where a command runs no file."""
     global _program
-    _program = os.path.abspath(file)
+    _program = text
 
 
 _program = ""

@@ -161,3 +161,11 @@ def test_processes_are_listed_with_their_file_and_not_when_they_were_killed(tmp_
     assert server.err.read_text().startswith("polku: ready on ")  # the first thing that a newcomer reads
     server.stop(signal.SIGKILL)
     assert polku("ps", **own).stderr == "polku: no pipeline of this user runs here\n"
+
+
+def test_one_without_a_file_is_listed_with_its_command(tmp_path: Path) -> None:
+    own = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0", **own)
+    listed = polku("ps", **own).stdout
+    server.stop()
+    assert "  polku serve  ready\n" in listed
