@@ -119,6 +119,16 @@ def test_tracing_comes_from_the_metadata_of_those_names() -> None:
     assert (event.trace_id, event.span_id, event.parent_span_id, event.namespace) == ("t", "s", "p", "n")
 
 
+def test_a_traceparent_is_the_trace_of_an_event_that_names_no_other() -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    event = mapped(traceparent=parent)
+    assert (event.trace_id, event.span_id, event.labels["traceparent"]) == ("a" * 32, "b" * 16, parent)
+    event = mapped(traceparent=parent, trace_id="t")
+    assert (event.trace_id, event.span_id) == ("t", "")
+    event = mapped(traceparent="00-1")
+    assert (event.trace_id, event.span_id) == ("", "")
+
+
 @pytest.mark.parametrize(
     ("metadata", "cluster"),
     [
@@ -301,7 +311,7 @@ VALUES = st.text(max_size=8) | st.sampled_from(
 NAMES = st.sampled_from(
     [
         *("duration_us", "duration_ms", "name", "resource", "uid", "node_name", "owner_kind", "owner_name"),
-        *("owner_uid", "cluster", "cluster_id", "namespace", "trace_id", "span_id", "parent_span_id"),
+        *("owner_uid", "cluster", "cluster_id", "namespace", "trace_id", "span_id", "parent_span_id", "traceparent"),
     ]
 )
 TYPES = st.lists(st.sampled_from(["k8s", "pod", "network", "", "deleted", "x"]) | st.text(max_size=3), max_size=4)

@@ -15,6 +15,7 @@ from polku.emit.grpc.endpoints import Endpoints, GrpcClientStatistics
 from polku.emit.grpc.stream import Dialect
 from polku.emit.parts import TooLargeError, send_parts
 from polku.errors import RetryableError
+from polku.tracing.context import with_traceparent
 
 if TYPE_CHECKING:
     from polku.emit.ahti.emitter import AhtiEmitter
@@ -33,7 +34,7 @@ class AhtiClient:
 
     async def emit(self, batch: Batch) -> list[Failure]:
         """Return the events that were refused; raises where none was taken."""
-        message, failures = _message(batch)
+        message, failures = _message(with_traceparent(batch))
         if not message.ids:
             return failures
         return failures + await send_parts([message], _Delivery(self._endpoints, self._refused).send)

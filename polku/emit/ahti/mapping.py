@@ -16,6 +16,7 @@ from polku.ahti.v1.events_pb2 import Severity as AhtiSeverity
 from polku.batch.batch import Batch
 from polku.emit.ahti.entities import IDENTIFYING, add_entities
 from polku.event.v1.event_pb2 import Event
+from polku.tracing.context import KEY, is_traceparent
 
 _SECOND = 1_000_000_000
 _MOST = 2**64 - 1
@@ -49,7 +50,7 @@ _NAMED = (
 )
 _OF_NAME = {name: EventType.Value(f"EVENT_TYPE_{name.upper()}") for name in (*_NAMED, "resource", "signal")}
 _COPIED = frozenset({"trace_id", "span_id", "parent_span_id", "namespace"})
-_TELLING = _COPIED | {"cluster", "cluster_id", "duration_us", "duration_ms"} | IDENTIFYING
+_TELLING = _COPIED | {"cluster", "cluster_id", "duration_us", "duration_ms", KEY} | IDENTIFYING
 _NO_TYPE = EventType.EVENT_TYPE_UNSPECIFIED
 _INFO, _SEVERITIES = AhtiSeverity.SEVERITY_INFO, frozenset[int](AhtiSeverity.values())
 _UNKNOWN, _OUTCOMES = AhtiOutcome.OUTCOME_UNKNOWN, frozenset[int](AhtiOutcome.values())
@@ -106,6 +107,8 @@ def _map_meaning(mapped: Any, event: Event, metadata: Mapping[str, str]) -> None
     """Write what is read out of metadata and typed data; most events have neither, and are not asked."""
     for name in _COPIED & metadata.keys():
         setattr(mapped, name, metadata[name])
+    if not {"trace_id", "span_id"} & metadata.keys() and is_traceparent(parent := metadata.get(KEY, "")):
+        _, mapped.trace_id, mapped.span_id, _ = parent.split("-")
     cluster = metadata.get("cluster_id") or metadata.get("cluster")
     if cluster:
         mapped.cluster = cluster
