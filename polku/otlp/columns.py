@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from polku.batch.varint import varint
+from polku.event.v1.event_pb2 import Severity
 from polku.limits import Limits
 from polku.otlp.fields import OUTCOMES, RECORD_BYTES, attribute_tag, attributes_in, log_severity, span_severity
 from polku.otlp.metadata import LOOKED_AT, MARK, TRACEPARENT, Wanted, entry, fits
@@ -42,10 +43,11 @@ _CONTEXT = attrgetter("span_id", "flags")
 
 
 class Columns(NamedTuple):
-    """The events of some records: their ids, and the serialised `EventPayload` of them."""
+    """The events of some records: their ids, the serialised `EventPayload` of them, and for how much each counts."""
 
     ids: list[str]
     payload: bytes
+    weights: Sequence[int]
 
 
 class _Fields(NamedTuple):
@@ -73,7 +75,7 @@ class ColumnWriter:
     ) -> Columns | None:
         """Return the events; None where one of the records is to be written by itself."""
         sizes = list(map(len, records))
-        if self._signal is METRICS or max(sizes) > RECORD_BYTES or self._room < 0:
+        if max(sizes) > RECORD_BYTES or self._room < 0:
             return None
         content = _projection(self._signal).framed(records)
         try:
@@ -88,7 +90,7 @@ class ColumnWriter:
         if ids is None or max(times) > LATEST or not set(ids).isdisjoint(taken):
             return None
         metadata = self._with_context(fields, metadata)
-        return Columns(ids, self._join(records, sizes, ids, times, fields.numbers, metadata))
+        return Columns(ids, self._join(records, sizes, ids, times, fields.numbers, metadata), [1] * len(ids))
 
     def _read(self, content: bytes) -> _Fields:
         scope = scope_with_sealed_attributes(self._signal).FromString(content)
@@ -209,7 +211,7 @@ def _most_between(attributes: Sequence[bytes]) -> int:
 
 
 class _Middles(dict[int, bytes]):
-    """What stands between time and metadata, by the severity of log records or the status of spans."""
+    """What stands between time and metadata, by the severity of log records or the status of spans; 0: of metrics."""
 
     def __init__(self, signal: Signal, shared: bytes) -> None:
         super().__init__()
@@ -219,6 +221,8 @@ class _Middles(dict[int, bytes]):
     def __missing__(self, number: int) -> bytes:
         if self._signal is LOGS:
             own = bytes((0x50, log_severity(number)))
+        elif self._signal is METRICS:
+            own = bytes((0x50, Severity.SEVERITY_INFO))
         else:
             own = bytes((0x50, span_severity(number), 0x58, OUTCOMES.get(number, 0)))
         found = self._shared + own

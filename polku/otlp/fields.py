@@ -144,12 +144,18 @@ def attribute_tag(signal: Signal) -> int | None:
     return _ATTRIBUTE_TAGS.get(signal)
 
 
+def points_of(metric: Any) -> Sequence[Any]:
+    """Return the data points of a metric, whatever its kind is."""
+    which = metric.WhichOneof("data")
+    return getattr(metric, which).data_points if which else ()
+
+
 def weight_of(signal: Signal, record: bytes) -> int:
     """Return for how much a record counts: a metric for its points, at least 1."""
     if signal is not METRICS:
         return 1
     try:
-        return _count_points(METRICS.messages.Metric.FromString(record)) if len(record) <= RECORD_BYTES else 1
+        return max(1, len(points_of(METRICS.messages.Metric.FromString(record)))) if len(record) <= RECORD_BYTES else 1
     except DecodeError:
         return 1
 
@@ -192,18 +198,11 @@ def _read_span(record: bytes, kind: Any) -> Fields:
 
 
 def _read_metric(record: bytes, kind: Any) -> Fields:
-    metric = kind.FromString(record)
-    which = metric.WhichOneof("data")
-    points: Sequence[Any] = getattr(metric, which).data_points if which else ()
+    points = points_of(kind.FromString(record))
     time_ns = points[0].time_unix_nano if points else 0
     attributes = [one.SerializeToString() for one in points[0].attributes] if len(points) == 1 else []
     info = Severity.SEVERITY_INFO
     return Fields("", time_ns, info, 0, b"", b"", 0, "", attributes, max(1, len(points)))
-
-
-def _count_points(metric: Any) -> int:
-    which = metric.WhichOneof("data")
-    return max(1, len(getattr(metric, which).data_points)) if which else 1
 
 
 def _uid(log: Any) -> str:

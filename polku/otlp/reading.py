@@ -105,7 +105,7 @@ class _Made:
             self._number += len(records)
             self.parts.append(written.payload)
             self.ids.update(dict.fromkeys(written.ids))
-            self.weights += [1] * len(records)
+            self.weights += written.weights
 
     def _add_each(self, records: Sequence[bytes], writer: RecordWriter, spares: Sequence[str], now: int) -> None:
         for record, fields, spare in zip(records, writer.read(records), spares, strict=True):

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from polku.limits import Limits
 from polku.otlp.columns import ColumnWriter
 from polku.otlp.metadata import Wanted
-from polku.otlp.signals import Signal
+from polku.otlp.metric_columns import MetricColumnWriter
+from polku.otlp.signals import METRICS, Signal
 from polku.otlp.wire import Scope
 from polku.otlp.writing import Choice, RecordWriter, Resource
 
@@ -42,7 +43,8 @@ class Writers:
         if latest is None or latest.head is not scope.resource:
             latest = Resource(signal, scope.resource, limits, choice, source, cluster)
         each = RecordWriter(signal, latest, scope.scope, limits, self._wanted)
-        columns = None if each.fault else ColumnWriter(signal, latest, each.wrapper, limits, self._wanted)
+        kind = MetricColumnWriter if signal is METRICS else ColumnWriter
+        columns = None if each.fault else kind(signal, latest, each.wrapper, limits, self._wanted)
         found = ScopeWriter(each, columns)
         if len(scope.resource) + len(scope.scope) <= _HEAD_BYTES:
             if len(self._scopes) >= _SCOPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -24,11 +26,13 @@ from polku.otlp.attributes import find, key_of, short_entry, short_text, write
 from polku.otlp.columns import ColumnWriter
 from polku.otlp.grouping import group
 from polku.otlp.metadata import OWN
+from polku.otlp.metric_columns import MetricColumnWriter
 from polku.otlp.projection import seal_attributes
 from polku.otlp.reading import Choice, Transcoded, transcode
-from polku.otlp.signals import LOGS, TRACES, Signal
+from polku.otlp.signals import LOGS, METRICS, TRACES, Signal
 from polku.otlp.values import as_text
 from polku.otlp.wire import Scope, TimeWriter, Unwrapper, Wrapper, join, split, tagged
+from polku.otlp.writing import RecordWriter
 from polku.v1.gateway_pb2 import EventPayload
 from tests.support.examples import examples
 
@@ -65,6 +69,30 @@ def _attributes(draw: st.DrawFn) -> bytes:
         "not in UTF-8": b"\x0a\x01a\x12\x03\x0a\x01\xff",
     }
     return other.get(draw(st.sampled_from([*other, *9 * ["usual"]])), usual)
+
+
+# The kinds of a metric: the number of its field, that of its points' attributes, and their name.
+POINTS = ((5, 7, "Number"), (7, 7, "Number"), (9, 9, "Histogram"), (10, 1, "ExponentialHistogram"), (11, 7, "Summary"))
+
+
+def metric_of(kind: tuple[int, int, str], points: list[tuple[int, list[bytes]]]) -> bytes:
+    """Return a serialised metric of a kind, with points of a time and attributes."""
+    number, tag, name = kind
+    made = getattr(metrics_pb2, f"{name}DataPoint")
+    contents = [
+        made(time_unix_nano=time_ns).SerializeToString() + b"".join(tagged(tag, len(one)) + one for one in attributes)
+        for time_ns, attributes in points
+    ]
+    data = b"".join(tagged(1, len(content)) + content for content in contents)
+    return metrics_pb2.Metric(name="m", unit="By").SerializeToString() + tagged(number, len(data)) + data
+
+
+@st.composite
+def _metrics(draw: st.DrawFn) -> bytes:
+    times = st.sampled_from([*8 * [_TIME], 0, 2**64 - 1])
+    points = st.tuples(times, st.lists(_attributes(), max_size=2))
+    content = metric_of(draw(st.sampled_from(POINTS)), draw(st.lists(points, max_size=3)))
+    return content[: len(content) - draw(st.sampled_from([*12 * [0], 1, 7]))]
 
 
 @st.composite
@@ -311,11 +339,56 @@ def test_times_are_written_as_protobuf_reads_them(times: tuple[int, ...]) -> Non
 @given(st.data())
 def test_many_records_at_once_become_what_each_becomes_by_itself(data: st.DataObject) -> None:
     signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
-    records = data.draw(st.lists(_records(signal), min_size=1, max_size=6))
+    check_many(signal, data.draw(st.lists(_records(signal), min_size=1, max_size=6)), choice)
+
+
+@examples(200)
+@given(st.lists(_metrics(), min_size=1, max_size=4), CHOICES)
+def test_many_metrics_at_once_become_what_each_becomes_by_itself(records: list[bytes], choice: Choice) -> None:
+    check_many(METRICS, records, choice)
+
+
+@pytest.mark.parametrize("kind", POINTS, ids=str)
+@pytest.mark.parametrize("counts", [[1], [2, 1], [0, 1, 3]])
+@pytest.mark.parametrize(
+    ("names", "expected"), [(None, {"a": "1", "b": "2"}), ((), {}), (["b"], {"b": "2"})], ids=["all", "none", "b"]
+)
+def test_metrics_are_read_together(
+    kind: tuple[int, int, str],
+    counts: list[int],
+    names: list[str] | None,
+    expected: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attributes = [write("a", "1"), write("b", "2")]
+    records = [metric_of(kind, [(_TIME + number, attributes) for number in range(count)]) for count in counts]
+    done = check_many(METRICS, records, Choice(names))
+    events = EventPayload.FromString(done.payload).events
+    assert done.weights == [max(1, count) for count in counts]
+    assert [dict(event.metadata) for event in events] == [expected if count == 1 else {} for count in counts]
+    assert all(event.timestamp_unix_ns == _TIME for event, count in zip(events, counts, strict=True) if count)
+    monkeypatch.setattr(RecordWriter, "write", None)  # none of them is written by itself
+    assert len(transcoded(METRICS, records, Choice(names)).ids) == len(counts)
+
+
+def test_a_metric_without_a_time_has_that_of_its_arrival_and_one_of_after_2262_is_refused() -> None:
+    before = time.time_ns()
+    done = check_many(METRICS, [metric_of(POINTS[0], [(0, [])]), metric_of(POINTS[0], [(2**64 - 1, [])])], Choice())
+    (event,) = EventPayload.FromString(done.payload).events
+    assert before <= event.timestamp_unix_ns <= time.time_ns()
+    assert "later than the year 2262" in done.dead[0].dead.refusal.message
+    (event,) = EventPayload.FromString(check_many(METRICS, [metric_of(POINTS[0], [(0, [])])], Choice()).payload).events
+    assert before <= event.timestamp_unix_ns <= time.time_ns()
+
+
+def check_many(signal: Signal, records: list[bytes], choice: Choice) -> Transcoded:
+    """Hold what records become together against what each becomes by itself, and return it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ColumnWriter, "write", lambda *arguments: None)
+        for kind in (ColumnWriter, MetricColumnWriter):
+            patch.setattr(kind, "write", lambda *arguments: None)
         slow = transcoded(signal, records, choice)
     done = transcoded(signal, records, choice)
+    assert done.weights == slow.weights
     pairs = [EventPayload.FromString(one.payload).events for one in (done, slow)]
     assert len(pairs[0]) == len(pairs[1]) == len(done.ids) == len(done.weights)
     for one, event_id, other in zip(pairs[0], done.ids, pairs[1], strict=True):
@@ -328,6 +401,7 @@ def test_many_records_at_once_become_what_each_becomes_by_itself(data: st.DataOb
     assert [one.dead.refusal._replace(event_id="") for one in done.dead] == [
         one.dead.refusal._replace(event_id="") for one in slow.dead
     ]
+    return done
 
 
 def test_requests_that_are_read_in_several_ways_at_a_time_are_each_read_in_their_own() -> None:
