@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult
 
 from polku.clock import Clock
 from polku.errors import MisconfiguredError
 from polku.rpc.proxy import proxy_for
 from polku.security.client_tls import ClientTls
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_LINE_BYTES = 64 * 1024  # of a header of an answer: a destination that has said more has taken the events all the same
+
+
+def open_session(timeout: float) -> aiohttp.ClientSession:
+    """Return a client for one server, whose requests may take `timeout` seconds each."""
+    import aiohttp
+
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=timeout), max_line_size=_LINE_BYTES, max_field_size=_LINE_BYTES
+    )
 
 
 def reach(url: SplitResult, tls: ClientTls) -> tuple[str, dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -16,7 +18,7 @@ from polku.clock import Clock
 from polku.contracts import Failure
 from polku.emit.cloudevents import cloud_event
 from polku.emit.encode import write_each
-from polku.emit.http import pause_of, reach
+from polku.emit.http import open_session, pause_of, reach
 from polku.emit.json_form import event_fields
 from polku.emit.parts import LateError, RefusedPartError, TooLargeError, send_parts
 from polku.errors import EmitError, MisconfiguredError, PlanError, RetryableError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _ANSWER_BYTES = 16 * 1024
+_READ_SECONDS = 1.0  # for what stands in an answer that has confirmed the events
 
 
 class Body(StrEnum):
@@ -118,9 +121,7 @@ class _Poster:
         self._requests = self._refused = self._broken = 0
 
     async def start(self) -> None:
-        import aiohttp
-
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._config.timeout))
+        self._session = open_session(self._config.timeout)
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -163,6 +164,8 @@ class _Poster:
         post = self._session.post
         try:
             async with post(url, data=request.body, headers=headers, allow_redirects=False, **options) as response:
+                if 200 <= response.status < 300:
+                    return await _taken(response)
                 content = await response.content.read(_ANSWER_BYTES)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
             self._broken += 1
@@ -172,12 +175,10 @@ class _Poster:
             if isinstance(error, TimeoutError):
                 raise LateError(f"{server}: no answer within {self._config.timeout:g} s") from None
             raise RetryableError(f"{server}: {_why(error)}") from None
-        if not 200 <= response.status < 300:
-            self._refused += 1
-            text = content[:200].decode(errors="replace")
-            reason = f"{server}: HTTP {response.status} {response.headers.get('Location', text)}".strip()
-            raise _error(response.status, reason, pause_of(response.headers.get("Retry-After"), self._clock))
-        return []
+        self._refused += 1
+        text = content[:200].decode(errors="replace")
+        reason = f"{server}: HTTP {response.status} {response.headers.get('Location', text)}".strip()
+        raise _error(response.status, reason, pause_of(response.headers.get("Retry-After"), self._clock))
 
     def _headers(self, request: _Request) -> dict[str, str]:
         config = self._config
@@ -218,6 +219,19 @@ class _Request(NamedTuple):
     def halves(self) -> list[_Request]:
         middle = len(self.records) // 2
         return [_Request(self.records[:middle], self.trace), _Request(self.records[middle:], self.trace)]
+
+
+async def _taken(response: aiohttp.ClientResponse) -> list[Failure]:
+    """Read what stands in an answer that has confirmed the events, so that its connection is used again.
+
+    What cannot be read, or does not end, changes nothing of that: there are no failures.
+    """
+    import aiohttp
+
+    with suppress(aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
+        async with asyncio.timeout(_READ_SECONDS):
+            await response.content.read(_ANSWER_BYTES)
+    return []
 
 
 def _why(error: Exception) -> str:

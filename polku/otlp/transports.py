@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from polku.clock import Clock
 from polku.emit.grpc.addresses import parse_address
-from polku.emit.http import pause_of, reach
+from polku.emit.http import open_session, pause_of, reach
 from polku.emit.parts import LateError
 from polku.errors import MisconfiguredError, RetryableError
 from polku.otlp.answers import PartialSuccess, grpc_error, http_error, read_partial
@@ -151,9 +151,7 @@ class HttpTransport:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            import aiohttp
-
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._config.timeout))
+            self._session = open_session(self._config.timeout)
         return self._session
 
 
