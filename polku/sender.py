@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from polku.batch.frames import events_field, join_frames
 from polku.batch.receipt import Refusal
+from polku.checks import shorten
 from polku.codes import Code
 from polku.event.v1.event_pb2 import Event
 from polku.ids import new_id
@@ -64,7 +65,8 @@ class Sender:
     ) -> SendReceipt:
         """Send events and return their receipt; `timeout` is in seconds for each message.
 
-        `source` and `cluster` are for events that have none. Raises `UnavailableError` where the pipeline is gone and
+        `source` and `cluster` are for events that have none. Raises `TypeError` for what is no event: it, and
+        what is in the same message, is not sent. Raises `UnavailableError` where the pipeline is gone and
         `TimeoutError` where it does not answer in time: the events may have been accepted, send them again.
         """
         answers = [self._door.submit(message, timeout) for message in _messages(events, source, cluster)]
@@ -131,7 +133,10 @@ def _payloads(events: Iterable[Event]) -> Iterator[bytes]:
     frames: list[bytes] = []
     size = 0
     for event in events:
-        frame = event.SerializeToString()
+        try:
+            frame = event.SerializeToString()
+        except AttributeError:
+            raise TypeError(f"send takes an Event, or Events in an iterable, and {shorten(event)} is none") from None
         if not event.id:
             frame += b"\x0a\x1a" + new_id().encode()  # field 1, `id`, 26 characters: the last value of a field counts
         if frames and (len(frames) == _EVENTS_PER_MESSAGE or size + len(frame) > _BYTES_PER_MESSAGE):

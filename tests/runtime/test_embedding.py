@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,14 @@ def test_an_emitter_that_would_wait_for_itself_makes_dead_letters() -> None:
         assert pipeline.stop().emitters["pass_on"].dead == 1
         (letter,) = pipeline.dead_letters()
         assert "await sender.send_async" in letter.reason
+
+
+@pytest.mark.parametrize("wrong", ["abc", b"abc", [None], [new_event("x"), "b"], [[new_event("x")]], {"id": "a"}])
+def test_a_sender_names_what_is_no_event_and_sends_nothing(wrong: Any) -> None:
+    with Hub(runtime="inline").emitter(lambda batch: None).start() as pipeline:
+        with pytest.raises(TypeError, match=r"(?s)send takes an Event, or Events in an iterable, and .+ is none"):
+            pipeline.sender().send(wrong)
+        assert pipeline.stop().emitters["function"].delivered == 0
 
 
 FORKED = """
