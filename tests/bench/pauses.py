@@ -100,7 +100,7 @@ class Changing(Chaos):
             self._start_over()
             self.last = held.held(self.pids(""))
             deadline = time.monotonic() + _REST_SECONDS
-            while held.more(self.first, self.last) and time.monotonic() < deadline:
+            while held.more(self.first, self.last, changes) and time.monotonic() < deadline:
                 self.watch(1.0)
                 self.last = held.held(self.pids(""))
 
@@ -191,7 +191,7 @@ def main() -> int:
             print(f"refused {count} times: {reason}")
         print(f"{outcome}\n", flush=True)
         print("\n".join([*held.table(changing.first, changing.last), ""]), flush=True)
-        if leaks := held.more(changing.first, changing.last):
+        if leaks := held.more(changing.first, changing.last, options.changes):
             is_broken = True
             print(f"BROKEN: there is more than at first: {'; '.join(leaks)}", flush=True)
         try:

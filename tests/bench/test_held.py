@@ -63,6 +63,13 @@ def test_actors_that_stay_are_named_and_other_processes_may_come_and_go() -> Non
     assert more(last, first) == []
 
 
+def test_what_ray_keeps_of_actors_that_have_ended_is_none_of_theirs() -> None:
+    first, last = Held(1, 50.0, 20, 1), Held(1, 350.0, 20, 1)
+    assert more({"gcs_server": first}, {"gcs_server": last}, changes=300) == []
+    assert more({"gcs_server": first}, {"gcs_server": last}, changes=100) == ["gcs_server: 350 MB (were 50)"]
+    assert more({"IngestShell": first}, {"IngestShell": last}, changes=300) == ["IngestShell: 350 MB (were 50)"]
+
+
 @pytest.mark.parametrize(
     ("command", "kind"),
     [
