@@ -126,6 +126,18 @@ def test_a_part_is_shown_with_units_and_on_a_phone_its_numbers_have_room(browser
         page.close()
 
 
+def test_no_line_of_what_is_wrong_begins_with_a_dot(browser: Browser) -> None:
+    away = replace(unwell("http://127.0.0.1:9: cannot connect: Connection refused"), next_attempt_seconds=3.0)
+    with admin_address(Shown(some_tree(unwell={"emitter:partner": away}))) as address:
+        page = opened(browser, address)
+        page.wait("document.querySelector('#problems').innerText.includes('next attempt')")
+        since = "document.querySelector('#problems .since')"
+        name = "document.querySelector('#problems .name')"
+        assert page.run(f"{since}.getBoundingClientRect().top > {name}.getBoundingClientRect().bottom - 4")
+        assert page.run(f"{since}.textContent") == "for 3 min · next attempt in 3 s"
+        page.close()
+
+
 def test_a_name_that_is_too_long_ends_in_dots(browser: Browser) -> None:
     name = "long" * 60
     with admin_address(Shown(some_tree(emitters=[name]))) as address:
