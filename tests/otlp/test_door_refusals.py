@@ -251,6 +251,7 @@ def test_what_is_dropped_as_the_newest_of_a_request_is_a_dead_letter_and_a_whole
     partial = ExportLogsServiceResponse.FromString(in_part.body).partial_success
     assert (partial.rejected_log_records, log_record(letter.event).body.string_value) == (1, "c")
     assert "BUFFER_FULL" in partial.error_message
+    assert "send again" not in partial.error_message
     assert whole.status == (429 if way == "http" else grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
     assert whole.headers["Retry-After"] == "1" if way == "http" else retry_seconds(whole.headers) > 0
 

@@ -40,6 +40,7 @@ _REPEATED = RepeatedLog(logging.getLogger(__name__))
 _AGAIN = frozenset((Code.UNAVAILABLE, Code.DRAINING))
 _MESSAGE = 900  # characters: with more, nothing that says when to come again would fit into the trailers
 _REASONS = 3
+_SEND_AGAIN = "; send again later"  # what a buffer says that has no room
 
 
 class ExportResult(Struct, frozen=True):
@@ -200,8 +201,9 @@ def _dropped(admission: Admission, late: tuple[Refusal, ...] | list[Refusal]) ->
 
 
 def _reasons(refused: list[Refusal]) -> str:
-    """Return the first of each kind of refusal, and how many there are of it."""
+    """Return the first of each kind of refusal, and how many there are of it. They are dead letters."""
     counts = Counter(refusal.code for refusal in refused)
     firsts = {refusal.code: refusal for refusal in reversed(refused)}
     most = counts.most_common(_REASONS)
-    return line("; ".join(f"{count} × {code}: {line(firsts[code].message, 250)}" for code, count in most), _MESSAGE)
+    told = [(count, code, firsts[code].message.removesuffix(_SEND_AGAIN)) for code, count in most]
+    return line("; ".join(f"{count} × {code}: {line(message, 250)}" for count, code, message in told), _MESSAGE)
