@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from polku.log import RepeatedLog
 from polku.text import named
@@ -33,6 +34,8 @@ class TaskSet:
         self._owner = owner
         self._pause = pause
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._cancelled: WeakSet[asyncio.Task[Any]] = WeakSet()  # by the owner
+        self._again: dict[str, asyncio.TimerHandle] = {}  # what strangers have cancelled begins again then
         self._faults: dict[str, str] = {}
         self._failures = 0
 
@@ -52,10 +55,12 @@ class TaskSet:
     def keep_alive(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `work()` until it returns or the set is closed; where it raises, begin again after a pause.
 
+        So it does where anybody but the owner cancels it, as user code can that cancels all tasks of the event loop.
         The work reports by `works(name)` that it got something done, or waits for something to do: until then a failure
         stays in `fault`.
         """
-        self._add(name, self._keep_alive(name, work))
+        task = self._add(name, self._keep_alive(name, work))
+        task.add_done_callback(partial(self._begin_again, name, work))
 
     def start(self, name: str, work: Awaitable[T]) -> asyncio.Task[T]:
         """Run work that ends by itself; a failure stays in `fault` until work of the same name has ended well."""
@@ -87,23 +92,42 @@ class TaskSet:
 
     async def end(self, name: str) -> None:
         """Cancel the tasks of a name, and return when they have ended."""
-        tasks = [task for task in self._tasks if task.get_name() == f"{self._owner}: {name}"]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._cancel_those(name), return_exceptions=True)
 
     def cancel(self, name: str) -> None:
         """Cancel the tasks of a name, also those that are kept alive."""
-        for task in self._tasks:
-            if task.get_name() == f"{self._owner}: {name}":
-                task.cancel()
+        self._cancel_those(name)
 
     async def close(self) -> None:
         """Cancel every task and return when they have ended."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        await asyncio.gather(*self._cancel_those(None), return_exceptions=True)
+
+    def _cancel_those(self, name: str | None) -> list[asyncio.Task[Any]]:
+        """Cancel the tasks of a name, or all but the one that asks, and return them."""
+        for waiting in list(self._again) if name is None else [name]:
+            if (timer := self._again.pop(waiting, None)) is not None:
+                timer.cancel()
+        if name is None:
+            tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        else:
+            tasks = [task for task in self._tasks if task.get_name() == f"{self._owner}: {name}"]
+        self._cancelled.update(tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return tasks
+
+    def _begin_again(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]) -> None:
+        """Begin again what a stranger has cancelled, after a pause: a loop that ends cancels its tasks too."""
+        if task.cancelled() and task not in self._cancelled:
+            self._failures += 1
+            self._faults[name] = "was cancelled by other code"
+            _REPEATED.warning((self._owner, name), "%s: %s was cancelled by other code", self._owner, name)
+            begin = partial(self._go_on, name, work)
+            self._again[name] = asyncio.get_running_loop().call_later(self._pause, begin)
+
+    def _go_on(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._again.pop(name, None)
+        self.keep_alive(name, work)
 
     def _add(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}: {name}")

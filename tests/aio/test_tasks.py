@@ -58,6 +58,26 @@ async def test_a_task_that_raises_is_begun_again_and_unwell_until_it_works() -> 
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_a_task_that_a_stranger_cancels_is_begun_again_unless_the_owner_ends_it() -> None:
+    tasks = TaskSet("part", pause=0)
+    timer = Timer(tasks)
+    tasks.keep_alive("timer", timer.run)
+    for round in range(3):
+        await until(lambda: timer.rounds > 10)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await until(lambda: tasks.fault == "timer: was cancelled by other code")
+        timer.rounds = 0
+        assert tasks.failures == round + 1
+    await tasks.close()
+    await asyncio.sleep(0.01)
+    assert (timer.rounds, len(tasks)) == (0, 0)
+    tasks.keep_alive("timer", timer.run)
+    await until(lambda: timer.rounds > 10)
+    await tasks.end("timer")
+    assert (len(tasks), asyncio.all_tasks()) == (0, {asyncio.current_task()})
+
+
 async def test_it_stays_unwell_while_it_fails_and_waits_between() -> None:
     tasks = TaskSet("part", pause=3600)
     timer = Timer(tasks, ValueError)

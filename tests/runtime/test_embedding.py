@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import signal
@@ -39,6 +40,24 @@ def test_user_code_that_stops_the_event_loop_ends_nothing(
     assert [event.id for event in recorder.wait_for(2)] == ["0", "1"]
     assert pipeline.stop_nowait().result(60).complete
     assert "user code has stopped the event loop: it continues" in caplog.text
+
+
+async def cancel_all(event: Event) -> None:
+    if event.id == "cancels":
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+
+def test_user_code_that_cancels_all_tasks_of_the_event_loop_ends_nothing(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "out")
+    with Hub(runtime="inline").middleware(cancel_all).emitter(recorder).start() as pipeline:
+        sender = pipeline.sender()
+        assert sender.send(new_event("x", id="a"), timeout=30).ok
+        recorder.wait_for(1)
+        with pytest.raises(concurrent.futures.CancelledError):
+            sender.send(new_event("x", id="cancels"), timeout=30)
+        assert sender.send(new_event("x", id="b"), timeout=30).ok
+        assert [event.id for event in recorder.wait_for(2)] == ["a", "b"]
 
 
 CALLS: dict[str, Callable[[Pipeline], object]] = {
