@@ -251,11 +251,13 @@ def test_the_loop_of_pipelines_survives_what_a_task_of_user_code_raises(
         return "still here"
 
     loop = new_event_loop()
-    thread = threading.Thread(target=loop_thread.run, args=(loop,), daemon=True)
+    ended = threading.Event()
+    thread = threading.Thread(target=loop_thread.run, args=(loop, ended.is_set), daemon=True)
     thread.start()
     with caplog.at_level(logging.ERROR):
         assert asyncio.run_coroutine_threadsafe(spawn(), loop).result(30) == "still here"
     assert error.__name__ in caplog.text
+    ended.set()
     loop.call_soon_threadsafe(loop.stop)
     thread.join(30)
     assert not thread.is_alive()
