@@ -84,6 +84,8 @@ class ProbedStep:
                 if left[token] > 0 or token in cut:  # an event may appear twice, and be dropped once
                     left[token] -= 1
                     self._passed[event_id].add(token)
+                    if self.name in ledger.dropped.get(token, ()):  # by chance, as its batch came before: it is late
+                        ledger.remade.add(token)
                 elif self.drop_reason == "deduplicated":
                     ledger.same_id[token] |= self._passed[event_id] - {token}
                     ledger.count("events deduplicated")
