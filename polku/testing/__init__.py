@@ -13,8 +13,9 @@ def test_my_plugin_keeps_the_contract():
         assert_plugin(plugin.address, sample=b"one line of my format")
 ```
 
-An emitter is checked against its real destination, which the test drives: see `polku.testing.emitters`. A whole
-pipeline is simulated in virtual time, with destinations that fail: see `simulate`.
+An emitter is checked against its real destination, which the test drives: see `polku.testing.emitters`; and a source
+against its real origin: see `polku.testing.sources`. A whole pipeline is simulated in virtual time, with destinations
+that fail: see `simulate`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ if TYPE_CHECKING:
     from polku.testing.oracle import Oracle, Verdict
     from polku.testing.simulation import Simulation, simulate
     from polku.testing.sink import Sink
+    from polku.testing.sources import (
+        Origin,
+        OriginAbility,
+        SourceCheck,
+        SourceConformance,
+        assert_source,
+        check_source,
+        source_checks,
+    )
     from polku.testing.trial import (
         Dropped,
         Flaky,
@@ -65,6 +75,8 @@ __all__ = [
     "Flaky",
     "Grade",
     "Oracle",
+    "Origin",
+    "OriginAbility",
     "Outcome",
     "Pause",
     "PluginProcess",
@@ -75,17 +87,22 @@ __all__ = [
     "Simulation",
     "Sink",
     "Slow",
+    "SourceCheck",
+    "SourceConformance",
     "Verdict",
     "VirtualClock",
     "assert_emitter",
     "assert_plugin",
+    "assert_source",
     "check_emitter",
     "check_plugin",
+    "check_source",
     "emitter_checks",
     "plugin_process",
     "run",
     "run_async",
     "simulate",
+    "source_checks",
 ]
 
 if not TYPE_CHECKING:
@@ -107,6 +124,15 @@ if not TYPE_CHECKING:
             ),
             "polku.testing.oracle": ("Oracle", "Verdict"),
             "polku.testing.sink": ("Sink",),
+            "polku.testing.sources": (
+                "Origin",
+                "OriginAbility",
+                "SourceCheck",
+                "SourceConformance",
+                "assert_source",
+                "check_source",
+                "source_checks",
+            ),
             "polku.testing.simulation": ("Simulation", "simulate"),
             "polku.testing.trial": (
                 "Dropped",

@@ -29,8 +29,9 @@ from polku import (
 )
 from polku.clock import SystemClock
 from polku.redis.client import server_of
-from polku.testing import EmitterCheck, emitter_checks
+from polku.testing import EmitterCheck, SourceCheck, emitter_checks, source_checks
 from tests.redis.destination import Redis
+from tests.redis.origin import RedisOrigin
 from tests.redis.server import Server, needs_redis
 from tests.support.recorder import Recorder
 from tests.tracing.spans import InMemory, id_of, parent_of
@@ -94,6 +95,11 @@ def emit(emitter: Emitter, *events: Event) -> list[Any]:
 @pytest.mark.parametrize("check", emitter_checks(Redis.abilities), ids=str)
 async def test_the_emitter_keeps_the_contract(check: EmitterCheck) -> None:
     await check.run(Redis())
+
+
+@pytest.mark.parametrize("check", source_checks(RedisOrigin.abilities), ids=str)
+async def test_the_source_keeps_the_contract(check: SourceCheck) -> None:
+    await check.run(RedisOrigin())
 
 
 def test_entries_become_events_and_are_acknowledged(server: Server, client: Any, stream: str, out: Recorder) -> None:

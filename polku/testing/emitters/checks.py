@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 
 from polku.batch.batch import Batch
 from polku.batch.receipt import Receipt
+from polku.testing.conformance.driven import BrokenError
 from polku.testing.emitters.destination import Ability, Destination
-from polku.testing.emitters.line import BrokenError, Line, batch, confirmed, still_under_way, until
+from polku.testing.emitters.line import Line, batch, confirmed, still_under_way, until
 
 _CLOSING = 10.0
 

@@ -16,19 +16,11 @@ from polku.emit.delivery import Delivery
 from polku.emit.resilience import Resilience
 from polku.emit.retry import Retry
 from polku.events import new_event
+from polku.testing.conformance.driven import BrokenError
 from polku.testing.emitters.destination import Destination
 
 _QUICK = Retry(first=0.02, limit=0.2)
 _LOOK = 0.02
-
-
-class BrokenError(Exception):
-    """Say what was seen, and what to do about it."""
-
-    def __init__(self, seen: str, fix: str) -> None:
-        super().__init__(f"{seen}; fix: {fix}")
-        self.seen = seen
-        self.fix = fix
 
 
 class Line:

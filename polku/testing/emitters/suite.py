@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from polku.aio import loop_thread
-from polku.testing.conformance.findings import Finding, Grade, fails, holds
+from polku.testing.conformance.driven import examine, table
+from polku.testing.conformance.findings import Finding, Grade
 from polku.testing.emitters import checks
 from polku.testing.emitters.destination import Ability, Destination
-from polku.testing.emitters.line import BrokenError
-from polku.usercode import is_ours
 
 _PATIENCE = 30.0
 
@@ -36,21 +34,9 @@ class EmitterCheck(NamedTuple):
 
     async def examine(self, destination: Destination, patience: float) -> Finding:
         """Return how the check ended."""
-        await destination.start()
-        try:
-            async with asyncio.timeout(patience):
-                return holds(self.name, await self.function(destination))
-        except BrokenError as error:
-            return fails(self.name, error.seen, error.fix)
-        except TimeoutError:
-            fix = "see what emit waits for, or tries again although it can never succeed"
-            return fails(self.name, f"it did not come to an end within {patience:g} s", fix)
-        except BaseException as error:  # the emitter under test may raise anything from start and close
-            if is_ours(error):
-                raise
-            return fails(self.name, f"{type(error).__name__}: {error}", "start and close must not raise")
-        finally:
-            await destination.stop()
+        late = "see what emit waits for, or tries again although it can never succeed"
+        raised = "start and close must not raise"
+        return await examine(self.name, self.function, destination, patience, late=late, raised=raised)
 
     def __str__(self) -> str:
         return self.name
@@ -69,11 +55,8 @@ class Conformance(NamedTuple):
         return not any(finding.grade is Grade.FAILS for finding in self.findings)
 
     def __str__(self) -> str:
-        lines = [f"emitter of {self.emitter}"]
-        for check, grade, seen, fix in self.findings:
-            lines.append(f"  {grade:5}  {check}: {seen}" + (f"; fix: {fix}" if fix else ""))
-        lines += [f"  -      {check.name}: left out, needs {check.needs.name}" for check in self.left_out]
-        return "\n".join(lines)
+        left_out = [(check.name, check.needs.name) for check in self.left_out]
+        return table(f"emitter of {self.emitter}", self.findings, left_out)
 
 
 def emitter_checks(abilities: Ability | None = None) -> tuple[EmitterCheck, ...]:
