@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from polku.codes import Code
@@ -46,13 +47,14 @@ class BodyReader:
 
     async def read(self, request: web.Request) -> bytes:
         """Return the body as it was sent; raises `RequestError`."""
-        held = len(body := bytearray())
+        _check_transfer(request.headers.get("Transfer-Encoding", "chunked"))
+        body, held = BytesIO(), 0
         try:
             async with asyncio.timeout(self._limits.read_seconds):
                 while chunk := await request.content.readany():
-                    body += chunk
-                    self._held += len(body) - held
-                    held = len(body)
+                    body.write(chunk)
+                    self._held += len(chunk)
+                    held += len(chunk)
                     self._check(held, held)
         except TimeoutError:
             message = f"body: not complete after {self._limits.read_seconds} s; send smaller ones, or faster"
@@ -62,7 +64,7 @@ class BodyReader:
             raise RequestError(400, Code.MALFORMED, message, close=True) from None
         finally:
             self._held -= held
-        return bytes(body)
+        return body.getvalue()
 
     async def decompress(self, data: bytes, encoding: str) -> bytes:
         """Return the plain body; stops as soon as there is more than the limit, of it or of parts.
@@ -71,23 +73,23 @@ class BodyReader:
         """
         if encoding == "identity":
             return data
-        plain = bytearray()
+        plain, size = BytesIO(), 0
         turn, counted = _TURN, len(data)
         self._held += counted
         try:
             for piece in _decompressed(data, encoding):
-                plain += piece
+                size += plain.write(piece)
                 self._held, counted = self._held + len(piece), counted + len(piece)
-                self._check(len(plain), counted, " when decompressed")
-                if len(plain) > turn:
-                    turn = len(plain) + _TURN
+                self._check(size, counted, " when decompressed")
+                if size > turn:
+                    turn = size + _TURN
                     await asyncio.sleep(0)
         except (zlib.error, EOFError, zstd_error()) as error:
             message = f"body: not valid {encoding} ({error}); compress it again, or send it as it is"
             raise RequestError(400, Code.MALFORMED, message) from None
         finally:
             self._held -= counted
-        return bytes(plain)
+        return plain.getvalue()
 
     def _check(self, size: int, own: int, when: str = "") -> None:
         if size > self._limits.message_bytes:
@@ -99,6 +101,13 @@ class BodyReader:
     def _too_large(self, what: str) -> RequestError:
         limit = self._limits.message_bytes
         return RequestError(413, Code.TOO_LARGE, f"body: {what}, the limit is {limit}; send fewer events at once")
+
+
+def _check_transfer(header: str) -> None:
+    """Raise `RequestError` 501 (RFC 9112, section 6.1) for a body that is more than cut into chunks on its way."""
+    if header.strip().lower() != "chunked":
+        message = f"Transfer-Encoding={header[:100]!r}: is not supported; compress by Content-Encoding"
+        raise RequestError(501, Code.UNSUPPORTED, message, close=True)
 
 
 def _decompressed(data: bytes, encoding: str) -> Iterator[bytes]:

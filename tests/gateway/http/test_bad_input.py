@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import http.client
 import json
 from typing import Any
 
@@ -68,6 +70,21 @@ def test_requests_that_are_refused_before_they_are_read_are_counted_by_code(pipe
     curl(address, "/v1/logs", body=b"x", type="text/plain")
     post(address, b'{"id": "1"', "application/json")
     assert refused() == {"UNSUPPORTED": 3, "TOO_LARGE": 1, "INVALID_RECORD": 1}
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/logs"])
+@pytest.mark.parametrize("coding", ["gzip, chunked", "deflate, Chunked"])
+def test_a_body_that_is_more_than_cut_into_chunks_on_its_way_is_501(address: str, path: str, coding: str) -> None:
+    host, port = address.rsplit(":", 1)
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    headers = {"Content-Type": "application/json", "Transfer-Encoding": coding}
+    with contextlib.closing(connection):
+        connection.request("POST", path, b"2\r\n{}\r\n0\r\n\r\n", headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    assert answer.status == 501, text
+    assert "is not supported; compress by Content-Encoding" in text
+    assert answer.headers["Connection"] == "close"
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip"])
