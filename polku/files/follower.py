@@ -209,13 +209,17 @@ class _Run:
             return
         path = _shown(file.path)
         metadata = {"file.path": path}
-        records = [self._form.record(one, path, _id(file, one), metadata) for one in chunk.records]
-        answer = await file.stream.push(records)
-        flight = Flight(chunk.reached)
-        file.handed_in(chunk.reached, flight)
-        self.records += len(records)
-        size = sum(len(one.content) for one in chunk.records)
-        self._in_flight.add(answer, len(records), size, partial(file.settle, flight))
+        async for portion in self._in_flight.portions(chunk.records):
+            if self._stopped.is_set() and not file.is_over:
+                return  # the rest is read again
+            records = [self._form.record(one, path, _id(file, one), metadata) for one in portion]
+            answer = await file.stream.push(records)
+            reached = chunk.reached if portion[-1] is chunk.records[-1] else portion[-1].end
+            flight = Flight(reached)
+            file.handed_in(reached, flight)
+            self.records += len(records)
+            size = sum(len(one.content) for one in portion)
+            self._in_flight.add(answer, len(records), size, partial(file.settle, flight))
 
     async def _pause(self) -> None:
         try:

@@ -150,12 +150,11 @@ class _Reader:
         self._is_over = not data and not self._stopped.is_set()
 
     async def _hand_in(self, stream: PulledStream, lines: list[Line]) -> None:
-        if not lines:
-            return
-        made = [self._form.record(one, "stdin", f"{self._run_id}-{one.start}-{one.end}", {}) for one in lines]
-        answer = await stream.push(made)
-        self._records += len(made)
-        self._in_flight.add(answer, len(made), sum(len(one.content) for one in lines), _nothing)
+        async for portion in self._in_flight.portions(lines):
+            made = [self._form.record(one, "stdin", f"{self._run_id}-{one.start}-{one.end}", {}) for one in portion]
+            answer = await stream.push(made)
+            self._records += len(made)
+            self._in_flight.add(answer, len(made), sum(len(one.content) for one in portion), _nothing)
 
 
 class _Descriptor:

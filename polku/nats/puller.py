@@ -88,12 +88,14 @@ class Puller(AckedConsumer):
         from nats.errors import TimeoutError as NoMessageError
 
         assert self._connection is not None
-        fetching = asyncio.ensure_future(self._pulls.fetch(self._config.read_count, _PULL_SECONDS))
+        count = min(self._config.read_count, self._in_flight.portion)
+        fetching = asyncio.ensure_future(self._pulls.fetch(count, _PULL_SECONDS))
         try:
             await asyncio.wait([fetching, self._connection.closed], return_when=asyncio.FIRST_COMPLETED)
         finally:
             if was_open := not fetching.done():
                 fetching.cancel()
+                await asyncio.gather(fetching, return_exceptions=True)  # the client raises something else for it
         if was_open:
             raise ConnectionError("the connection was closed")
         try:

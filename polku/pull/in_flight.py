@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from polku.errors import DrainingError
+
+T = TypeVar("T")
 
 
 class InFlight:
@@ -34,6 +37,20 @@ class InFlight:
         while self.is_full:
             await self._wait()
         self._raise()
+
+    @property
+    def portion(self) -> int:
+        """How many records to hand in next: as many as there is room for, but a tenth of all at least."""
+        return max(1, self._most_records // 10, self._most_records - self.records)
+
+    async def portions(self, records: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+        """Yield records that are read already, in order, each portion when it may be handed in."""
+        start = 0
+        while start < len(records):
+            await self.room()
+            end = start + self.portion
+            yield records[start:end]
+            start = end
 
     async def idle(self) -> None:
         """Return when everything is answered."""

@@ -97,7 +97,7 @@ class Puller(AckedConsumer):
         streams = dict.fromkeys(config.names, ">")
         block = int(min(_BLOCK_SECONDS, config.timeout / 2) * 1_000)
         arguments = (config.group, self._consumer, streams)
-        found = await self._call("xreadgroup", *arguments, count=config.read_count, block=block)
+        found = await self._call("xreadgroup", *arguments, count=self._count(), block=block)
         return [(_text(name), entries) for name, entries in found or ()]
 
     async def _claim(self) -> None:
@@ -107,13 +107,16 @@ class Puller(AckedConsumer):
             while not self._stopped.is_set():
                 idle = int(self._config.claim_seconds * 1_000)
                 arguments = (name, self._config.group, self._consumer, idle, start)
-                start, entries, *_ = await self._call("xautoclaim", *arguments, count=self._config.read_count)
+                start, entries, *_ = await self._call("xautoclaim", *arguments, count=self._count())
                 entries = [entry for entry in entries if entry[0] not in self._held[name]]
                 self._claimed += len(entries)
                 await self._hand_in(name, entries)
                 await self._in_flight.room()
                 if start in (b"0-0", "0-0"):
                     break
+
+    def _count(self) -> int:
+        return min(self._config.read_count, self._in_flight.portion)
 
     async def _hand_in(self, name: str, entries: Sequence[_Entry]) -> None:
         if not entries:

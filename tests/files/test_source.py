@@ -21,6 +21,8 @@ from polku.clock import SystemClock
 from polku.files import offsets as offsets_module
 from polku.files.offsets import Offsets
 from polku.gateway import pulled_stream
+from polku.testing import SourceCheck, source_checks
+from tests.files.origin import GrowingFile
 from tests.support.recorder import Recorder
 from tests.support.server import polku_here
 
@@ -57,6 +59,11 @@ def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
 def stored(path: Path) -> dict[str, int]:
     files = json.loads(path.read_text())["files"]
     return {os.path.basename(file["path"]): file["offset"] for file in files}
+
+
+@pytest.mark.parametrize("check", source_checks(GrowingFile.abilities), ids=str)
+async def test_the_source_keeps_the_contract(check: SourceCheck) -> None:
+    await check.run(GrowingFile())
 
 
 def test_lines_become_events_and_a_restart_goes_on_behind_them(tmp_path: Path, log: Path, out: Recorder) -> None:

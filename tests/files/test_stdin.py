@@ -17,6 +17,8 @@ from polku import Hub, PlanError, StdinSource
 from polku.clock import SystemClock
 from polku.contracts import Pulled
 from polku.files import stdin
+from polku.testing import SourceCheck, source_checks
+from tests.files.origin import StandardInput
 from tests.support.recorder import Recorder
 
 _FILE = """
@@ -93,6 +95,11 @@ class Stream:
             while len(self.texts) < count:
                 self.news.clear()
                 await self.news.wait()
+
+
+@pytest.mark.parametrize("check", source_checks(StandardInput.abilities), ids=str)
+async def test_it_keeps_the_contract(check: SourceCheck) -> None:
+    await check.run(StandardInput())
 
 
 async def test_nothing_is_read_that_the_pipeline_does_not_take(pipe: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ from polku import (
     Source,
 )
 from polku.clock import SystemClock
-from polku.testing import EmitterCheck, emitter_checks
+from polku.testing import EmitterCheck, SourceCheck, emitter_checks, source_checks
 from tests.nats.destination import Nats
+from tests.nats.origin import NatsOrigin
 from tests.nats.server import Server, needs_nats
 from tests.support.recorder import Recorder
 from tests.tracing.spans import InMemory, id_of, parent_of
@@ -101,6 +103,13 @@ def emit(emitter: Emitter, *events: Event) -> list[Any]:
 @pytest.mark.parametrize("check", emitter_checks(Nats.abilities), ids=str)
 async def test_the_emitter_keeps_the_contract(check: EmitterCheck) -> None:
     await check.run(Nats())
+
+
+@pytest.mark.parametrize("check", source_checks(NatsOrigin.abilities), ids=str)
+async def test_the_source_keeps_the_contract(check: SourceCheck, caplog: pytest.LogCaptureFixture) -> None:
+    await check.run(NatsOrigin())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_messages_become_events_and_are_acknowledged(server: Server, stream: str, out: Recorder) -> None:

@@ -40,7 +40,7 @@ class RedisOrigin(Origin):
 
     def source(self) -> RedisStreamsSource:
         url, window = self.server.url, self.window
-        return RedisStreamsSource(STREAM, GROUP, url=url, claim_seconds=1.0, window=window, read_count=20)
+        return RedisStreamsSource(STREAM, GROUP, url=url, claim_seconds=1.0, window=window)
 
     async def put(self, texts: Sequence[str]) -> None:
         await asyncio.to_thread(self._put, texts)
