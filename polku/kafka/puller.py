@@ -139,7 +139,9 @@ class Puller:
         return SourceState(text, alarm, self._records, self._commits, lag, flying)
 
     def assigned(self, places: Sequence[Place]) -> None:
-        """Begin to work on these partitions."""
+        """Begin to work on these partitions, unless it leaves the group."""
+        if self._consumer is None:
+            return
         for place in places:
             self._topic_faults.pop(place[0], None)
             self._begin(place)

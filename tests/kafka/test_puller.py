@@ -86,3 +86,10 @@ async def test_a_partition_that_is_lost_while_it_is_full_holds_nobody_up() -> No
     bench.bring(range(20))
     bench.puller.lost([PLACE])
     assert bench.consumer.calls == ["hold", "go on"]
+
+
+async def test_partitions_that_are_assigned_while_it_leaves_the_group_are_left_alone() -> None:
+    puller = Puller(KafkaSource("t", "g", bootstrap_servers="127.0.0.1:1"))
+    await puller.close()
+    puller.assigned([("t", 0)])
+    assert puller.state().text.startswith("0 partitions")

@@ -16,11 +16,12 @@ from confluent_kafka.admin import AdminClient
 
 from polku import Event, Hub, KafkaEmitter, KafkaSource
 from polku.kafka.puller import Puller
-from polku.testing import EmitterCheck, emitter_checks
+from polku.testing import EmitterCheck, SourceCheck, emitter_checks, source_checks
 from tests.kafka import mirror
 from tests.kafka.clients import committed, wait_for, write
 from tests.kafka.destination import RealKafka
 from tests.kafka.load import Load, end_of, judge
+from tests.kafka.origin import RealKafkaOrigin
 from tests.kafka.real import Broker, broker
 from tests.support.recorder import Recorder
 
@@ -51,6 +52,12 @@ def source(at: Broker, topic: str, **options: Any) -> KafkaSource:
 @pytest.mark.parametrize("check", [pytest.param(c, id=str(c)) for c in emitter_checks(RealKafka.abilities)])
 async def test_the_emitter_keeps_the_contract(kafka: Broker, check: EmitterCheck) -> None:
     await check.run(await asyncio.to_thread(RealKafka, kafka))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("check", [pytest.param(c, id=str(c)) for c in source_checks(RealKafkaOrigin.abilities)])
+async def test_the_source_keeps_the_contract(kafka: Broker, check: SourceCheck) -> None:
+    await check.run(await asyncio.to_thread(RealKafkaOrigin, kafka))
 
 
 def test_a_mirror_of_100_000_records_is_exact(kafka: Broker) -> None:

@@ -14,8 +14,10 @@ from polku import Event, Hub, KafkaEmitter, KafkaSource, Limits, PlanError, Reco
 from polku.cli.graph import mermaid, outline
 from polku.clock import SystemClock
 from polku.kafka.client import open_client
+from polku.testing import SourceCheck, source_checks
 from tests.kafka.broker import Cluster
 from tests.kafka.clients import committed, read, wait_for, write
+from tests.kafka.origin import KafkaOrigin
 from tests.kafka.sources import events, source
 from tests.support.recorder import Recorder
 from tests.tracing.spans import InMemory, id_of, parent_of
@@ -27,6 +29,11 @@ def parse(data: bytes) -> list[Event | RecordError]:
     if data == b"raise":
         raise ValueError("boom")
     return [Event(event_type="line", payload=part) for part in data.split(b",")]
+
+
+@pytest.mark.parametrize("check", source_checks(KafkaOrigin.abilities), ids=str)
+async def test_it_keeps_the_contract(check: SourceCheck) -> None:
+    await check.run(KafkaOrigin())
 
 
 def test_records_become_events_and_are_committed_without_a_gateway(cluster: Cluster, topic: str, out: Recorder) -> None:
