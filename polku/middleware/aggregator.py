@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -17,7 +17,7 @@ from polku.middleware.combine import Strategy, combine
 from polku.middleware.configuration import Configuration
 from polku.middleware.partition_key import PartitionOf
 from polku.middleware.per_event import died
-from polku.text import line
+from polku.text import line, named
 
 Key = Callable[[Event], Hashable]
 
@@ -131,17 +131,17 @@ class _Groups:
             routes = event.route_to
             key = (self._key(event), tuple(routes) if routes else ())
             group = self._groups.get(key)
+            if group is None:
+                group = self._groups.setdefault(key, _Group(due))
         except BaseException as error:
             return [self._alone(event, part, error)]
-        if group is None:
-            group = self._groups[key] = _Group(due)
         size = event.ByteSize()
         group.events.append(event)
         group.parts.append(part)
         group.bytes += size
         self._events += 1
         self._bytes += size
-        return self._release(key) if len(group.events) >= self._config.size else _NONE
+        return self._release(key, group) if len(group.events) >= self._config.size else _NONE
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return the state: the events that are held, with their places, and in how many seconds each group is due."""
@@ -156,7 +156,9 @@ class _Groups:
             due = now + min(seconds, self._config.within)
             for event, part in zip(events, parts, strict=True):
                 flushes += self._put(event, part, due)
-        self._groups = dict(sorted(self._groups.items(), key=lambda item: item[1].due))
+        groups = sorted(self._groups.items(), key=lambda item: item[1].due)
+        self._groups.clear()
+        self._add(groups)
         return flushes
 
     def due(self) -> float | None:
@@ -164,17 +166,44 @@ class _Groups:
 
     def flush(self, *, everything: bool = False) -> Sequence[Flush]:
         now = self._clock.monotonic()
-        due = [key for key, group in self._groups.items() if everything or group.due <= now]
-        return [flush for key in due for flush in self._release(key)]
+        due = [(key, group) for key, group in self._groups.items() if everything or group.due <= now]
+        return [flush for key, group in due for flush in self._release(key, group)]
 
-    def _release(self, key: Hashable) -> list[Flush]:
-        group = self._groups.pop(key)
+    def _release(self, key: Hashable, group: _Group) -> list[Flush]:
+        self._remove(key, group)
         self._events -= len(group.events)
         self._bytes -= group.bytes
         try:
             return [self._together(group.events, group.parts)]
         except BaseException as error:
             return self._apart(group, error)
+
+    def _remove(self, key: Hashable, group: _Group) -> None:
+        """Take a group out, also where its key, an object of the user's, is not found by its hash any more."""
+        try:
+            if self._groups.get(key) is group:
+                del self._groups[key]
+                return
+        except BaseException as error:
+            fault = named(error)
+        else:
+            fault = "its hash or what it equals has changed"
+        text = "a group cannot be found by its key (%s): events of one key may go in several aggregates"
+        _REPEATED.warning((self.name, "key"), text, line(fault))
+        others = []
+        while (last := self._groups.popitem())[1] is not group:  # it asks no key for its hash
+            others.append(last)
+        self._add(reversed(others))
+
+    def _add(self, groups: Iterable[tuple[Hashable, _Group]]) -> None:
+        """Put groups behind the others; one whose key does not tell it apart takes no more events until it is due."""
+        for key, group in groups:
+            try:
+                known = self._groups.setdefault(key, group)
+            except BaseException:
+                known = None
+            if known is not group:
+                self._groups[object()] = group
 
     def _together(self, events: list[Event], parts: list[Part]) -> Flush:
         return Flush([combine(events, self._strategy)], parts)

@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -236,3 +237,61 @@ def test_so_it_does_when_it_is_due_and_at_a_drain() -> None:
     (flush,) = step.flush(everything=True)
     assert flush.events[0].id == "bad"
     assert step.due() is None
+
+
+class Changing:
+    """A key whose hash is another one each time, and which may equal all others later."""
+
+    hashes = itertools.count()
+    alike = False
+
+    def __init__(self, event: Event) -> None:
+        self.id = event.id
+
+    def __hash__(self) -> int:
+        return 1 if Changing.alike else next(Changing.hashes)
+
+    def __eq__(self, other: object) -> bool:
+        return Changing.alike or (isinstance(other, Changing) and other.id == self.id)
+
+
+class Refusing(Changing):
+    """One that has a hash twice: when it is looked up and when it is put in."""
+
+    def __init__(self, event: Event) -> None:
+        self.left = 2
+
+    def __hash__(self) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("no hash any more")
+        return id(self)
+
+
+@pytest.mark.parametrize("key", [Changing, Refusing])
+@pytest.mark.parametrize("size", [1, 2, 10])
+def test_keys_without_a_lasting_hash_lose_no_event_and_say_so(
+    key: type[Changing], size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    holder = build(clock, size, key=key)
+    flushes = list(holder.hold(events("a", "b", "c"), 1))
+    clock.advance(5)
+    flushes += holder.hold(events("d", "e"), 2)
+    clock.advance(5)
+    flushes += holder.flush()
+    clock.advance(5)
+    flushes += holder.flush()
+    given = [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    assert [place for flush in flushes for place in parts(flush)] == given
+    assert (holder.held, holder.due()) == ((0, 0), None)
+    assert "a group cannot be found by its key" in caplog.text
+
+
+def test_groups_whose_keys_have_become_alike_stay_when_they_are_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder: Any = build(size=10, key=Changing)
+    holder.hold(events("a", "b"), 1)
+    monkeypatch.setattr(Changing, "alike", True)
+    holder.restore({"groups": []})
+    assert [parts(flush) for flush in holder.flush(everything=True)] == [[(1, 0)], [(1, 1)]]
+    assert (holder.held, holder.due()) == ((0, 0), None)
