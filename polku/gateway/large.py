@@ -18,7 +18,7 @@ from polku.limits import Limits
 from polku.security.account import Account
 
 PIECE_EVENTS = 500
-_PIECE_BYTES = 512 * 1024
+_PIECE_BYTES = 128 * 1024
 LARGE_EVENTS = 1_500
 _LARGE_BYTES = 1_500_000
 
