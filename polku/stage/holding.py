@@ -126,9 +126,7 @@ class Holdings:
 
     async def flush_all(self, *, but: Collection[int] = ()) -> None:
         """Have every holder release all that it holds, except those with these ids (of `id`); within `turn`."""
-        for position, holder in self._holders:
-            if id(holder) not in but:
-                await self._release(holder.flush(everything=True), position + 1)
+        await self._flush_each(everything=True, but=but)
 
     async def close(self) -> None:
         """Stop the flush timer; what is held fails with `DrainingError`."""
@@ -185,12 +183,14 @@ class Holdings:
                 await self._flush_each()
             self._tasks.works(_TIMER)
 
-    async def _flush_each(self) -> None:
-        """Have every holder release what is due; raise what one failed with once the others have."""
+    async def _flush_each(self, *, everything: bool = False, but: Collection[int] = ()) -> None:
+        """Have every holder release what is due, or everything; raise what one failed with once the others have."""
         fault: BaseException | None = None
         for position, holder in self._holders:
+            if id(holder) in but:
+                continue
             try:
-                await self._release(holder.flush(), position + 1)
+                await self._release(holder.flush(everything=everything), position + 1)
             except BaseException as error:
                 if is_ours(error):
                     raise

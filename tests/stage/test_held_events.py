@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from polku import Aggregator, Code
 from polku.batch.receipt import Accepted
+from polku.contracts import Flush
 from polku.errors import DrainingError
 from tests.buffer.parts import rest, until
 from tests.stage.bench import Bench, batch, refused
@@ -47,6 +49,35 @@ async def test_a_flush_lets_go_of_everything_through_all_holders() -> None:
     await asyncio.gather(*answers)
     assert [len(batch) for batch in bench.next.batches] == [1]
     assert bench.stage.statistics().held == 0
+
+
+async def test_a_holder_that_cannot_release_keeps_back_what_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(Aggregator(10, 60.0), Aggregator(10, 60.0))
+    (_, first), (_, second) = bench.stage._holdings._holders
+    early, late = bench.push("1"), None
+    await rest()
+    release = first.flush
+
+    def flush(*, everything: bool = False) -> Sequence[Flush]:
+        if late is None:
+            return release(everything=everything)
+        raise LookupError("a group is gone")
+
+    def keep(*, everything: bool = False) -> Sequence[Flush]:
+        return ()
+
+    monkeypatch.setattr(first, "flush", flush)
+    with monkeypatch.context() as patch:
+        patch.setattr(second, "flush", keep)
+        await bench.stage.flush()  # from the first one to the second one
+    late = bench.push("2")
+    await rest()
+    with pytest.raises(LookupError, match="a group is gone"):
+        await bench.stage.flush()
+    async with asyncio.timeout(5):
+        await early
+    assert [len(batch) for batch in bench.next.batches] == [1]
+    late.cancel()
 
 
 async def test_held_events_go_when_they_are_due() -> None:
