@@ -69,9 +69,14 @@ class Flow:
             fix = "return from run after stop, and bound what drain and close wait for"
             raise BrokenError(f"a stop of {timeout:g} s did not return within {timeout + _CLOSING:g} s", fix) from None
 
-    async def dead_letters(self) -> list[str]:
-        """Return the reasons of the dead letters so far."""
-        return [letter.reason for letter in await asyncio.to_thread(self.running.dead_letters)]
+    async def dead_letters(self, seconds: float = 10.0) -> list[str]:
+        """Return the reasons of the dead letters, as soon as there is any; of none after some seconds."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            letters = await asyncio.to_thread(self.running.dead_letters)
+            if letters or asyncio.get_running_loop().time() > deadline:
+                return [letter.reason for letter in letters]
+            await asyncio.sleep(_LOOK)
 
     def alarm(self) -> str:
         """Return what health says is wrong with the source; empty where it is well."""
