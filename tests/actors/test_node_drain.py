@@ -81,6 +81,14 @@ async def gone(pipeline: Running) -> LaneHandles:
     return pipeline.lane
 
 
+async def refused(lane: LaneHandles) -> None:
+    """Send to a lane that has been asked to leave until it takes nothing new; raises what it says then."""
+    async with asyncio.timeout(30):
+        while True:
+            await lane.ingest.submit.remote(b"")
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("chained", [False, True])
 async def test_the_lane_of_a_node_that_is_drained_delivers_what_it_has_and_is_gone(
     chained: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -94,7 +102,7 @@ async def test_the_lane_of_a_node_that_is_drained_delivers_what_it_has_and_is_go
         async with asyncio.timeout(30):
             await until(lambda: "leaves node 127.0.0.2" in caplog.text)
         with pytest.raises(UnavailableError, match="another lane"):  # by which senders turn to that
-            await leaving.ingest.submit.remote(b"")
+            await refused(leaving)
         assert len(pipeline.factory.parts().lanes) == 2
         HELD.clear()
         left = await gone(pipeline)
