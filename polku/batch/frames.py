@@ -77,9 +77,9 @@ _ROUTE_TAG = b"\x3a"
 _LONG_ROUTE_TAG = b"\xba"  # the same number in more bytes than it takes: parsers read it alike
 _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
 _TRIES = 100
-_LOOK_COSTS = 1_500  # bytes: a search for a text passes so many in the time of one look at the byte behind another
+_LOOK_COSTS = 1_500  # bytes that a search for a text passes in the time of one look at the byte behind another
 _FREE_LOOKS = 16
-_LARGE = 1_000  # bytes of an event, on an average: protobuf's copies cost more than steps in Python
+_LARGE = 2_000  # bytes of an event: protobuf's copies cost more than steps in Python
 
 
 def read_envelope(data: bytes) -> Envelope:
@@ -241,9 +241,12 @@ def count_events(message: bytes) -> int:
 
 
 def join_frames(frames: Iterable[bytes]) -> bytes:
-    """Join serialised events into a serialised `EventPayload`; large ones without protobuf, which copies them often."""
+    """Join serialised events into a serialised `EventPayload`; large ones without protobuf, which copies them often.
+
+    The first event tells: those of one message are mostly alike.
+    """
     frames = list(frames)
-    if sum(map(len, frames)) >= len(frames) * _LARGE:
+    if frames and len(frames[0]) >= _LARGE:
         return join_with_field(frames, b"")
     return cast("bytes", _FRAMES(events=frames).SerializeToString())
 

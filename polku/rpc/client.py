@@ -177,7 +177,7 @@ class GrpcClientConnection(ClientConnection):
         """Read how the call has ended."""
         app: _App = stream.app
         status = (trailers or stream.head).status or _NO_STATUS
-        if app.reader.held and status is not _NO_STATUS:
+        if app.reader.buffer and status is not _NO_STATUS:
             status = Status(StatusCode.INTERNAL, "the answer ends within a message")
         self._end_call(stream, status)
 

@@ -6,7 +6,6 @@ import struct
 import time
 import zlib
 from collections.abc import Generator
-from io import BytesIO
 
 from polku.aio.slices import at_once
 from polku.rpc.compression import decompressor, zstd_error
@@ -35,83 +34,52 @@ class MessageReader:
     Where it `keeps_packed`, compressed messages come as `Packed`: they wait in few bytes.
     """
 
-    __slots__ = (
-        "_body",
-        "_flag",
-        "_head",
-        "_missing",
-        "began",
-        "counted",
-        "fault",
-        "held",
-        "keeps_packed",
-        "limit",
-        "plain_limit",
-    )
+    __slots__ = ("began", "buffer", "counted", "fault", "keeps_packed", "limit", "needed", "plain_limit")
 
     def __init__(self, limit: int, plain_limit: int = 0) -> None:
         self.plain_limit = plain_limit or limit
         self.keeps_packed = False
-        self.held = 0  # bytes of a message that has come in part
-        self.counted = 0  # those of them that `GrpcConnection.unfinished` has
+        self.buffer = bytearray()
+        self.counted = 0  # bytes of `buffer` that `GrpcConnection.unfinished` has
+        self.needed = PREFIX_BYTES
         self.limit = limit
         self.fault: Status | None = None  # why nothing more can be read
-        self.began = 0.0  # when that message began, by the monotonic clock
-        self._head = b""  # of its prefix, where that has come in part
-        self._body: BytesIO | None = None  # what has come behind its prefix: it becomes the message without a copy
-        self._flag = self._missing = 0  # what its prefix says, and how many bytes are still to come
+        self.began = 0.0  # when the message began that is in `buffer`, by the monotonic clock
 
     def read(self, data: memoryview, encoding: bytes) -> list[bytes]:
         """Return the messages that are complete, up to the first that is wrong: `fault` says why it is."""
+        goes_on = bool(self.buffer)
+        if goes_on:
+            self.buffer += data
+            if len(self.buffer) < self.needed:
+                return []
+            whole, self.buffer = self.buffer, bytearray()
+            data = memoryview(whole)
         messages: list[bytes] = []
-        at, goes_on = 0, bool(self._head)
-        if self._body is not None:
-            at = min(self._missing, len(data))
-            self._body.write(data[:at])
-            self._missing -= at
-            if self._missing:
-                self.held += at
-                return messages
-            whole, self._body = self._body.getvalue(), None
-            if not self._add(messages, self._flag, whole, encoding):
-                return messages
-        elif goes_on:
-            data, self._head = memoryview(self._head + data), b""
-        end = len(data)
+        at, end = 0, len(data)
+        self.needed = PREFIX_BYTES
         while end - at >= PREFIX_BYTES:
             flag, size = read_prefix(data, at)
             if size > self.limit:
                 return self._end(messages, too_large(size, self.limit))
             start = at + PREFIX_BYTES
             if end - start < size:
-                self._body, self._flag, self._missing = BytesIO(), flag, size - (end - start)
-                self._body.write(data[start:])
+                self.needed = PREFIX_BYTES + size
                 break
-            if not self._add(messages, flag, bytes(data[start : start + size]), encoding):
-                return messages
+            message = bytes(data[start : start + size])
+            try:
+                messages.append(self._unpacked(message, encoding) if flag else message)
+            except CallError as error:
+                return self._end(messages, error.status)
             at = start + size
-        else:
-            self._head = bytes(data[at:])
-        self.held = end - at
-        if self.held and (at or not goes_on):
-            self.began = time.monotonic()
+        if at < end:
+            if at or not goes_on:
+                self.began = time.monotonic()
+            self.buffer += data[at:]
         return messages
 
-    def forget(self) -> None:
-        """Drop what has come of a message."""
-        self._head, self._body, self.held = b"", None, 0
-
-    def _add(self, messages: list[bytes], flag: int, message: bytes, encoding: bytes) -> bool:
-        """Add a message, and return whether it is right."""
-        try:
-            messages.append(self._unpacked(message, encoding) if flag else message)
-        except CallError as error:
-            self._end(messages, error.status)
-            return False
-        return True
-
     def _end(self, messages: list[bytes], fault: Status) -> list[bytes]:
-        self.fault, self.held = fault, 0
+        self.fault = fault
         return messages
 
     def _unpacked(self, message: bytes, encoding: bytes) -> bytes:

@@ -106,7 +106,7 @@ def _event(event_id: str, payload: int) -> Event:
 
 
 def _delivered(gateway: Child, number: int) -> dict[str, str]:
-    """Wait until so many events are delivered; return the parts of the pipeline by their processes."""
+    """Wait until that many events are delivered; return the parts of the pipeline by their processes."""
     deadline = time.monotonic() + _SECONDS
     while True:
         answer = gateway.ask("how many")

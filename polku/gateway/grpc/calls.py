@@ -179,7 +179,7 @@ class StreamCall:
     @property
     def idle_since(self) -> float | None:
         """When the client last sent something; None where it is amid a message."""
-        return None if self.reader.held else self._stream.touched
+        return None if self.reader.buffer else self._stream.touched
 
     @property
     def waiting_bytes(self) -> int:

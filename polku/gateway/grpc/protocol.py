@@ -187,7 +187,7 @@ class GrpcConnection(Connection):
                 self._answer_http(stream, app.status)
         elif app.reader.fault is not None:
             return  # it ends when what came before is answered
-        elif app.reader.held:
+        elif app.reader.buffer:
             self._fail(stream, Status(StatusCode.INTERNAL, "the request ends within a message"))
         elif isinstance(app, StreamCall):
             assert app.handler is not None
@@ -355,7 +355,7 @@ class GrpcConnection(Connection):
 
     def _count_unfinished(self, reader: MessageReader, *, is_held: bool) -> Status | None:
         """Count what has come in part; return why it is too much."""
-        size = reader.held
+        size = len(reader.buffer)
         change = size - reader.counted
         if not change:
             return None
@@ -376,7 +376,7 @@ class GrpcConnection(Connection):
         self.unfinished -= reader.counted
         self._port.unfinished.add(self.address, -reader.counted)
         reader.counted = 0
-        reader.forget()
+        reader.buffer = bytearray()
 
     def _fail(self, stream: Stream, status: Status) -> None:
         """End a call while its request still comes: of many messages, behind the answers to those before."""

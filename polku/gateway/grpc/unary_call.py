@@ -63,7 +63,7 @@ class UnaryCall:
 
 def is_owed(app: Any) -> bool:
     """Return whether the client has begun a message, and nothing here keeps it from sending the rest."""
-    return isinstance(app, UnaryCall) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.held))
+    return isinstance(app, UnaryCall) or (isinstance(app, StreamCall) and not app.is_held and bool(app.reader.buffer))
 
 
 def too_slow(reason: str) -> Status:

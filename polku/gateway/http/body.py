@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 from polku.codes import Code
@@ -48,13 +47,13 @@ class BodyReader:
     async def read(self, request: web.Request) -> bytes:
         """Return the body as it was sent; raises `RequestError`."""
         _check_transfer(request.headers.get("Transfer-Encoding", "chunked"))
-        body, held = BytesIO(), 0
+        held = len(body := bytearray())
         try:
             async with asyncio.timeout(self._limits.read_seconds):
                 while chunk := await request.content.readany():
-                    body.write(chunk)
-                    self._held += len(chunk)
-                    held += len(chunk)
+                    body += chunk
+                    self._held += len(body) - held
+                    held = len(body)
                     self._check(held, held)
         except TimeoutError:
             message = f"body: not complete after {self._limits.read_seconds} s; send smaller ones, or faster"
@@ -64,7 +63,7 @@ class BodyReader:
             raise RequestError(400, Code.MALFORMED, message, close=True) from None
         finally:
             self._held -= held
-        return body.getvalue()
+        return bytes(body)
 
     async def decompress(self, data: bytes, encoding: str) -> bytes:
         """Return the plain body; stops as soon as there is more than the limit, of it or of parts.
@@ -73,23 +72,23 @@ class BodyReader:
         """
         if encoding == "identity":
             return data
-        plain, size = BytesIO(), 0
+        plain = bytearray()
         turn, counted = _TURN, len(data)
         self._held += counted
         try:
             for piece in _decompressed(data, encoding):
-                size += plain.write(piece)
+                plain += piece
                 self._held, counted = self._held + len(piece), counted + len(piece)
-                self._check(size, counted, " when decompressed")
-                if size > turn:
-                    turn = size + _TURN
+                self._check(len(plain), counted, " when decompressed")
+                if len(plain) > turn:
+                    turn = len(plain) + _TURN
                     await asyncio.sleep(0)
         except (zlib.error, EOFError, zstd_error()) as error:
             message = f"body: not valid {encoding} ({error}); compress it again, or send it as it is"
             raise RequestError(400, Code.MALFORMED, message) from None
         finally:
             self._held -= counted
-        return plain.getvalue()
+        return bytes(plain)
 
     def _check(self, size: int, own: int, when: str = "") -> None:
         if size > self._limits.message_bytes:
