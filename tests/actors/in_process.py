@@ -7,6 +7,7 @@ tasks are cancelled, and what it still calls is not heard.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import concurrent.futures
 import contextvars
 import weakref
@@ -122,7 +123,8 @@ async def _unlock(shell: Any) -> None:
         await shell._dead_letters.close()
     buffer = getattr(getattr(shell, "_lane", shell), "_buffer", None)
     if buffer is not None:
-        await buffer._log.close()
+        with contextlib.suppress(RuntimeError):  # its threads have ended: it was closed before
+            await buffer._log.close()
 
 
 def _handle(name: str) -> Actor:

@@ -51,7 +51,7 @@ class ShelfSource:
 
     def __init__(self, shelf: Shelf, fault: str) -> None:
         self.shelf, self.fault = shelf, fault
-        self.next = 0 if fault == "begins anew" else shelf.position
+        self.next = 0 if fault == "begins again" else shelf.position
         self.alarm = ""
         self.stopped = False
         self.ended = asyncio.Event()
@@ -126,7 +126,7 @@ FAULTS = {
     "shuffles": "every record arrives once and in order",
     "hurries": "commits what is acknowledged and no more",
     "forgets": "what was not acknowledged comes again",
-    "begins anew": "what was acknowledged does not come again",
+    "begins again": "what was acknowledged does not come again",
     "floods": "a pipeline that takes nothing bounds what is pulled",
     "falls silent": "it starts without its origin",
     "gives up": "it finds its origin again",

@@ -165,7 +165,7 @@ class _Request:
         """Make a dead letter of a request for which the ingestor failed: clients send no such request again."""
         event = request_event(self._signal, body, "")
         refusal = Refusal(event.id, error.code, error.message)
-        self.weight = _weight_of(self._signal, body)
+        self.weight = _weight_of(self._signal, body, self._intake.limits)
         self.dead = [DeadEvent(event, refusal, trace(error.__cause__ or error))]
         return Admission(Batch(payload=b"", count=0), [], [refusal])
 
@@ -178,15 +178,13 @@ class _Request:
         return await in_slices(authorizing(admission, self._account, content))
 
 
-def _weight_of(signal: Signal, body: bytes) -> int:
+def _weight_of(signal: Signal, body: bytes, limits: Limits) -> int:
     """Return for how many records (data points of metrics) a request counts; 1 where it cannot be read."""
     from polku.otlp.fields import weight_of
     from polku.otlp.wire import split
 
     try:
-        return sum(
-            weight_of(signal, record) for scope in split(body, Limits().batch_events) for record in scope.records
-        )
+        return sum(weight_of(signal, record) for scope in split(body, limits.batch_events) for record in scope.records)
     except InputError:
         return 1
 
