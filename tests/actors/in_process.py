@@ -7,8 +7,8 @@ tasks are cancelled, and what it still calls is not heard.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import concurrent.futures
+import contextlib
 import contextvars
 import weakref
 from collections.abc import Callable, Generator
