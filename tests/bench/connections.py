@@ -2,10 +2,11 @@
 
     python -m tests.bench.connections --idle 10000 --churn 600
 
-The gateway runs in a process of its own, inline. First connections are opened from several addresses of loopback, each
-of which has made one call, and stay; then, for `--churn` seconds, each connection is opened, makes one call, and is
-closed in one of four ways: in order, by a reset, half-way through a call, and while its answer is on the way. Memory is
-the process's private memory.
+The gateway runs in a process of its own, inline; where its descriptors are not enough for that many connections to one
+port (a port may have three eighths of them), it has several ports, and they are divided among these. First connections
+are opened from several addresses of loopback, each of which has made one call, and stay; then, for `--churn` seconds,
+each connection is opened, makes one call, and is closed in one of four ways: in order, by a reset, half-way through a
+call, and while its answer is on the way. Memory is the process's private memory.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
+import os
 import resource
 import socket
 import struct
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from polku import Hub
@@ -63,9 +68,9 @@ def _message(number: int) -> bytes:
 
 
 class _Clients:
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._head = request_head(f"127.0.0.1:{port}", _METHOD, tls=False)
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ports = ports
+        self._head = request_head(f"127.0.0.1:{ports[0]}", _METHOD, tls=False)
         self._sent = 0
         self.failed = 0
 
@@ -73,9 +78,12 @@ class _Clients:
         """Open a connection from one of the addresses of loopback."""
         local = (f"127.0.{1 + number // _EACH // 250}.{1 + number // _EACH % 250}", 0)
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: GrpcClientConnection(ConnectionLimits()), "127.0.0.1", self._port, local_addr=local
+            lambda: GrpcClientConnection(ConnectionLimits()), "127.0.0.1", self._port_of(number), local_addr=local
         )
         return connection
+
+    def _port_of(self, number: int) -> int:
+        return self._ports[number % len(self._ports)]
 
     async def call(self, connection: GrpcClientConnection) -> None:
         """Make one call."""
@@ -107,8 +115,8 @@ class _Clients:
         await connection.gone
 
 
-async def _measure(pid: int, port: int, idle: int, churn: float, rate: float) -> None:
-    clients = _Clients(port)
+async def _measure(pid: int, ports: Sequence[int], idle: int, churn: float, rate: float) -> None:
+    clients = _Clients(ports)
     before = _memory(pid)
     connections = []
     for start in range(0, idle, 100):
@@ -166,13 +174,14 @@ def _forget(batch: object) -> None:
     """Do nothing."""
 
 
-def _serve() -> None:
-    import os
-
-    hub = Hub(runtime="inline").emitter(_forget)
-    with hub.start(grpc_addr="127.0.0.1:0", admin_addr="off") as pipeline:
-        port = int(str(pipeline.address).rpartition(":")[2])
-        print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
+def _serve(count: int) -> None:
+    with ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            hub = Hub(runtime="inline").emitter(_forget)
+            pipeline = stack.enter_context(hub.start(grpc_addr="127.0.0.1:0", admin_addr="off"))
+            ports.append(int(str(pipeline.address).rpartition(":")[2]))
+        print(json.dumps({"ports": ports, "pid": os.getpid()}), flush=True)
         sys.stdin.read()
 
 
@@ -183,17 +192,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0, help="connections that come each second, at most")
     options = parser.parse_args()
     _raise_descriptors()
-    idle = connections_within(options.idle)
-    if idle < options.idle:
-        print(f"the descriptors of a process are enough for {idle:,} connections to a port")
-    with Child("gateway", "tests.bench.connections", {"do": "serve"}) as gateway:
+    each = connections_within(max(1, options.idle))
+    ports = max(1, math.ceil(options.idle / each))
+    print(f"{ports} ports, for up to {each:,} connections each" if ports > 1 else "one port", flush=True)
+    with Child("gateway", "tests.bench.connections", {"ports": ports}) as gateway:
         told = gateway.read()
-        asyncio.run(_measure(told["pid"], told["port"], idle, options.churn, options.rate))
+        asyncio.run(_measure(told["pid"], told["ports"], options.idle, options.churn, options.rate))
     print(f"\n{describe(machine())}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
-        _serve()
+        _serve(json.loads(sys.argv[1])["ports"])
     else:
         main()

@@ -1,12 +1,15 @@
 """gRPC's interop cases (doc/interop-test-descriptions.md of gRPC) against the gateway's own gRPC server.
 
-grpc-go's interop client runs them in `make slow`; a shorter twin with grpcio's client in `make test`.
+grpc-go's interop client runs them in `make slow`. grpcio's is in no package: here its library makes the calls of the
+same cases, in `make test`.
 """
 
 from __future__ import annotations
 
+import queue
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +158,39 @@ def test_deadlines_and_cancellation(channel: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         next(call)
     assert caught.value.code() is grpc.StatusCode.CANCELLED
+
+
+def test_a_client_waits_for_each_answer_before_it_asks_again(channel: Any) -> None:
+    requests: queue.Queue[bytes | None] = queue.Queue()
+    call = channel.stream_stream(f"/{SERVICE}/FullDuplexCall")(iter(requests.get, None), timeout=60)
+    for size, payload in ((31_415, 27_182), (9, 8), (2_653, 1_828), (58_979, 45_904)):
+        requests.put(wanted(size, payload=message("Payload")(body=bytes(payload))))
+        assert sizes([next(call)]) == [size]
+    requests.put(None)
+    assert list(call) == []
+    assert call.code() is grpc.StatusCode.OK
+
+
+def test_a_call_that_is_cancelled_before_its_first_message(channel: Any) -> None:
+    requests: queue.Queue[bytes | None] = queue.Queue()
+    call = channel.stream_unary(f"/{SERVICE}/StreamingInputCall").future(iter(requests.get, None), timeout=60)
+    call.cancel()
+    requests.put(None)
+    assert call.cancelled()
+    assert call.code() is grpc.StatusCode.CANCELLED
+    assert channel.unary_unary(f"/{SERVICE}/EmptyCall")(b"", timeout=60) == b""
+
+
+@pytest.mark.parametrize("channels", [1, 20])
+def test_many_large_calls_one_after_the_other(address: str, channels: int) -> None:
+    """The cases `rpc_soak` and `channel_soak`, and `pick_first_unary`: all are answered by one server."""
+    request = simple(response_size=314_159, payload=message("Payload")(body=bytes(271_828)))
+
+    def on_one_channel(calls: int) -> set[tuple[int, str]]:
+        with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            call = channel.unary_unary(f"/{SERVICE}/UnaryCall", None, message("SimpleResponse").FromString)
+            answers = [call(request, timeout=60) for _ in range(calls)]
+        return {(len(answer.payload.body), answer.server_id) for answer in answers}
+
+    with ThreadPoolExecutor(5) as pool:
+        assert set().union(*pool.map(on_one_channel, [100 // channels] * channels)) == {(314_159, "polku")}
