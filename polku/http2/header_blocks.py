@@ -8,6 +8,7 @@ indexed name and a short value; from the first other field on the library reads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,9 @@ _STATIC: tuple[Field, ...] = HeaderTable.STATIC_TABLE
 _FIRST_DYNAMIC = len(_STATIC) + 1
 _CACHED_HEADS = 64
 _FIELD_OVERHEAD = 32  # RFC 7541, section 4.1
+_NAME = re.compile(rb"[!-9;-@\[-~]+").fullmatch  # RFC 9113, section 8.2.1: no capitals, no colon, no spaces
+_UNFIT = re.compile(rb"[\0\r\n]").search
+_OF_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 
 
 class _Table(HeaderTable):
@@ -142,6 +146,16 @@ class HeadCache:
                 self._version = before
             self._heads[block] = head
         return head
+
+
+def is_allowed(name: bytes, value: bytes) -> bool:
+    """Return whether HTTP/2 allows a field that is no pseudo-header (RFC 9113, sections 8.2.1 and 8.2.2)."""
+    return _NAME(name) is not None and name not in _OF_CONNECTION and is_value(value)
+
+
+def is_value(value: bytes) -> bool:
+    """Return whether a value has none of the characters that end a line or a string elsewhere."""
+    return _UNFIT(value) is None
 
 
 def literal(name: bytes, value: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 from polku.http2 import control
 from polku.http2 import frames as f
 from polku.http2.frames import ErrorCode, PeerError, StreamError
-from polku.http2.header_blocks import HeadCache, HeaderReader
+from polku.http2.header_blocks import HeadCache, HeaderReader, is_allowed
 from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
 from polku.http2.streams import Streams
@@ -112,7 +112,7 @@ class Receiving(Streams):
         stream = self.streams.get(number)
         if stream is None or stream.remote_ended:
             raise PeerError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
-        if not flags & f.END_STREAM or any(name[:1] == b":" or name != name.lower() for name, _ in fields):
+        if not flags & f.END_STREAM or not all(is_allowed(*field) for field in fields):
             self.reset(stream, ErrorCode.PROTOCOL_ERROR)
         else:
             self._end_remote(stream)

@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Generator
+from typing import Any
 
 from polku.aio.slices import at_once
 from polku.rpc.compression import decompressor, zstd_error
@@ -18,6 +19,7 @@ _GZIP = 31  # zlib's way to say so
 _ZSTD = b"\x28\xb5\x2f\xfd"  # what a frame of zstd begins with (RFC 8878)
 _SLICE = 64 * 1024
 _STEP = 256 * 1024
+_PARTS = 100  # members of gzip of one message
 _LEAST_PACKED = 800  # bytes: less is not worth it
 _MOST_PACKED = 256 * 1024  # more is sent as it is: 2 MB take 30 ms
 _LEVEL = 1  # the quickest: the event loop waits for it
@@ -68,7 +70,7 @@ class MessageReader:
                 break
             message = bytes(data[start : start + size])
             try:
-                messages.append(self._unpacked(message, encoding) if flag else message)
+                messages.append(self._unpacked(message, flag, encoding) if flag else message)
             except CallError as error:
                 return self._end(messages, error.status)
             at = start + size
@@ -82,9 +84,11 @@ class MessageReader:
         self.fault = fault
         return messages
 
-    def _unpacked(self, message: bytes, encoding: bytes) -> bytes:
+    def _unpacked(self, message: bytes, flag: int, encoding: bytes) -> bytes:
+        if flag != 1:
+            raise _fault(f"its flag is {flag}; write 0, or 1 where it is compressed")
         if encoding not in (b"gzip", b"zstd"):
-            raise CallError(Status(StatusCode.INTERNAL, "a compressed message without grpc-encoding"))
+            raise _fault("its flag says compressed, and grpc-encoding is not there; send gzip or zstd, or the flag 0")
         if self.keeps_packed:
             return Packed(message)
         plain = unpack(message, self.plain_limit)
@@ -119,10 +123,15 @@ def unpack(message: bytes, limit: int) -> bytes:
 def unpacking(message: bytes, limit: int) -> Generator[None, None, bytes]:
     """Do what `unpack` does in steps of a millisecond or two: 4 MiB take up to 15."""
     encoding = "zstd" if message[:4] == _ZSTD else "gzip"
-    reader = decompressor(encoding)
+    reader, parts = decompressor(encoding), 1
     plain, at, turn = bytearray(), 0, _STEP
     try:
-        while not reader.eof and len(plain) <= limit:
+        while len(plain) <= limit:
+            if reader.eof:
+                at -= len(reader.unused_data)
+                if at == len(message):
+                    break
+                reader, parts = _next_part(encoding, parts), parts + 1
             piece = message[at : at + _SLICE] if reader.needs_input else b""
             if reader.needs_input and not piece:
                 raise _fault(f"{encoding} that ends too early")
@@ -137,10 +146,16 @@ def unpacking(message: bytes, limit: int) -> Generator[None, None, bytes]:
         raise
     except zstd_error() as error:
         raise _fault(f"not valid zstd ({error})") from None
-    is_whole = at == len(message) and not reader.unused_data
-    if encoding == "zstd" and len(plain) <= limit and not is_whole:
-        raise _fault("zstd that is not one frame")
     return bytes(plain)
+
+
+def _next_part(encoding: str, parts: int) -> Any:
+    """Return what reads the next member: gzip may have several (RFC 1952, section 2.2)."""
+    if encoding == "zstd":
+        raise _fault("zstd that is not one frame")
+    if parts == _PARTS:
+        raise _fault(f"gzip of more than {_PARTS} parts")
+    return decompressor(encoding)
 
 
 def _fault(reason: str) -> CallError:

@@ -15,6 +15,7 @@ from polku.gateway.grpc.port import GrpcPort
 from polku.gateway.grpc.protocol import GrpcConnection
 from polku.gateway.places import Places
 from polku.http2 import frames as f
+from polku.http2.frames import ErrorCode
 from polku.http2.limits import ConnectionLimits
 from polku.rpc.messages import Packed, unpack
 from polku.rpc.status import Status, StatusCode
@@ -88,10 +89,19 @@ class Client:
         self.read()
 
     def call(
-        self, number: int, path: str, body: bytes, extra: Sequence[tuple[str, str]] = (), *, end: bool = True
+        self,
+        number: int,
+        path: str,
+        body: bytes,
+        extra: Sequence[tuple[str, str]] = (),
+        *,
+        end: bool = True,
+        content_type: str = "application/grpc",
     ) -> None:
-        fields = [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc")]
-        block = self.encoder.encode([*fields, *extra])
+        fields = [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", content_type)]
+        block = self.encoder.encode(
+            [(name.encode("latin-1"), value.encode("latin-1")) for name, value in [*fields, *extra]]
+        )
         self.connection.data_received(f.frame(f.HEADERS, f.END_HEADERS, number, block) + data(number, body, end=end))
 
     def is_read(self) -> bool:
@@ -123,6 +133,79 @@ async def test_a_length_that_is_too_long_to_be_one_ends_that_call_alone(length: 
     assert [(frame.kind, frame.number) for frame in client.read()] == [(f.RST_STREAM, 1)]
     client.call(3, "/echo", message(b"c"))
     assert status_of(client.read()) == {3: 0}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [("x-own", "a\r\ngrpc-status: 0")],
+        [("x-own", "a\0b")],
+        [("traceparent", "a\nb")],
+        [("x own", "a")],
+        [("x\0own", "a")],
+        [("x\xff", "a")],
+        [("", "a")],
+        [("content-length", "6"), ("content-length", "7")],
+    ],
+)
+async def test_fields_that_http_2_does_not_allow_end_that_call_alone(extra: list[tuple[str, str]]) -> None:
+    client = Client(Server())
+    client.call(1, "/echo", message(b"a"), extra)
+    assert [(frame.kind, frame.number, frame.code) for frame in client.read()] == [
+        (f.RST_STREAM, 1, ErrorCode.PROTOCOL_ERROR)
+    ]
+    client.call(3, "/echo", message(b"c"), [("content-length", "6"), ("content-length", "6"), ("x-own", "\xe4 b")])
+    assert status_of(client.read()) == {3: 0}
+
+
+@pytest.mark.parametrize(
+    "extra", [("x own", "a"), ("x-own", "a\nb"), ("connection", "close"), ("Up", "a"), (":path", "a")]
+)
+async def test_trailers_that_http_2_does_not_allow_end_that_call_alone(extra: tuple[str, str]) -> None:
+    client = Client(Server())
+    client.call(1, "/echo", message(b"a"), end=False)
+    client.connection.data_received(f.frame(f.HEADERS, f.END_HEADERS | f.END_STREAM, 1, client.encoder.encode([extra])))
+    assert [(frame.kind, frame.number, frame.code) for frame in client.read()] == [
+        (f.RST_STREAM, 1, ErrorCode.PROTOCOL_ERROR)
+    ]
+    client.call(3, "/echo", message(b"c"))
+    assert status_of(client.read()) == {3: 0}
+
+
+@pytest.mark.parametrize("kind", ["-web", "-web+proto", "-web-text", "x"])
+async def test_what_is_not_quite_grpc_is_told_so_and_its_message_not_taken(kind: str) -> None:
+    client = Client(Server())
+    client.call(1, "/echo", message(b"a"), content_type=f"application/grpc{kind}")
+    frames = client.read()
+    assert b"415" in frames[0].payload
+    text = b"".join(frame.payload for frame in frames if frame.kind == f.DATA)
+    assert f"content-type: application/grpc (this is POST with application/grpc{kind})".encode() in text
+
+
+async def test_json_is_told_to_be_protobuf() -> None:
+    client = Client(Server())
+    client.call(1, "/echo", message(b"a"), content_type="application/grpc+json")
+    ((_, code),) = status_of(frames := client.read()).items()
+    assert code == StatusCode.UNIMPLEMENTED
+    assert b"application/grpc+json is not supported; send protobuf, as application/grpc" in frames[0].payload
+
+
+@pytest.mark.parametrize("kind", ["", "+proto", "+own", ";charset=utf-8", "; a=b"])
+async def test_every_way_to_say_grpc_is_understood(kind: str) -> None:
+    client = Client(Server())
+    client.call(1, "/echo", message(b"a"), content_type=f"application/grpc{kind}")
+    assert status_of(client.read()) == {1: 0}
+
+
+@pytest.mark.parametrize(("flag", "encoding"), [(2, "identity"), (0x80, "gzip"), (255, "zstd"), (1, "identity")])
+@pytest.mark.parametrize("path", ["/echo", "/stream"])
+async def test_a_flag_of_a_message_that_has_no_meaning_is_named(flag: int, encoding: str, path: str) -> None:
+    client = Client(Server())
+    client.call(1, path, struct.pack(">BI", flag, 1) + b"a", [("grpc-encoding", encoding)])
+    frames = client.read()
+    assert status_of(frames) == {1: StatusCode.INTERNAL}
+    reason = "its flag says compressed, and" if flag == 1 else f"its flag is {flag}; write 0"
+    assert reason.encode() in b"".join(frame.payload for frame in frames)
 
 
 async def test_what_varies_with_each_call_is_not_given_to_another() -> None:

@@ -46,3 +46,20 @@ def test_answers_are_compressed_where_that_is_worth_it_and_quick(size: int, is_p
     assert (flag, length) == (is_packed, len(message) - 5)
     assert (unpack(message[5:], size) if flag else message[5:]) == bytes(size)
     assert prefixed(bytes(size), packed=False)[0] == 0
+
+
+def test_all_members_of_gzip_are_one_message() -> None:
+    packed = gzip.compress(b"first ") + gzip.compress(b"") + gzip.compress(b"second")
+    assert unpack(packed, 1_000) == b"first second"
+    assert len(unpack(packed, 8)) == 9
+    large = gzip.compress(bytes(300_000)) + gzip.compress(b"end")
+    assert unpack(large, 1_000_000) == bytes(300_000) + b"end"
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason"),
+    [(b"more", "not valid gzip"), (gzip.compress(b"x")[:-1], "too early"), (gzip.compress(b"") * 100, "100 parts")],
+)
+def test_what_stands_behind_gzip_and_is_none_is_refused(behind: bytes, reason: str) -> None:
+    with pytest.raises(CallError, match=reason):
+        unpack(gzip.compress(b"hello") + behind, 1_000)

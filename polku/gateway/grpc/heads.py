@@ -8,15 +8,17 @@ from msgspec.structs import replace
 
 from polku.gateway.grpc.calls import Head, Method, UnaryMethod
 from polku.http2.frames import ErrorCode, StreamError
-from polku.http2.header_blocks import Field
+from polku.http2.header_blocks import Field, is_allowed, is_value
 from polku.rpc.status import Status, StatusCode
+from polku.text import line
 
 _ENCODINGS = (b"identity", b"gzip", b"zstd")
 _ACCEPTED = (("grpc-accept-encoding", "identity,gzip,zstd"),)
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
-_OF_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _VARYING = frozenset((b"grpc-timeout", b"traceparent", b"tracestate"))
 _KNOWN_HEADS = 256
+_GRPC = b"application/grpc"
+_SHOWN = 100  # characters of what was sent
 _LENGTH_DIGITS = 18  # of a content-length: Python reads no number of thousands
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 NOT_GRPC = "this port speaks gRPC over HTTP/2: send POST with content-type: application/grpc"
@@ -50,15 +52,15 @@ class HeadReader:
         length = -1
         for name, value in fields:
             if name[:1] == b":":
-                if metadata or name in seen or name not in _PSEUDO:
+                if metadata or name in seen or name not in _PSEUDO or not is_value(value):
                     raise StreamError(ErrorCode.PROTOCOL_ERROR, "pseudo-header fields that are wrong or late")
                 seen[name] = value
                 continue
-            if name != name.lower() or name in _OF_CONNECTION or (name == b"te" and value != b"trailers"):
+            if not is_allowed(name, value) or (name == b"te" and value != b"trailers"):
                 raise StreamError(ErrorCode.PROTOCOL_ERROR, "a field that HTTP/2 does not allow")
             if name == b"content-length":
-                if not value.isdigit() or len(value) > _LENGTH_DIGITS:
-                    raise StreamError(ErrorCode.PROTOCOL_ERROR, "content-length is no number")
+                if not value.isdigit() or len(value) > _LENGTH_DIGITS or length not in (-1, int(value)):
+                    raise StreamError(ErrorCode.PROTOCOL_ERROR, "content-length is no number, or two")
                 length = int(value)
             seen[name] = value
             metadata[name.decode("latin-1")] = value.decode("latin-1")
@@ -69,8 +71,8 @@ class HeadReader:
         accepted = [name.strip() for name in seen.get(b"grpc-accept-encoding", b"").split(b",")]
         packs = encoding == b"gzip" and encoding in accepted
         head = Head(method, None, length, encoding, None, metadata, packs, seen[b":path"] in self._open_paths)
-        if seen[b":method"] != b"POST" or not seen.get(b"content-type", b"").startswith(b"application/grpc"):
-            return replace(head, fault=Status(-1, NOT_GRPC))
+        if (fault := _kind_fault(seen[b":method"], seen.get(b"content-type", b""))) is not None:
+            return replace(head, fault=fault)
         if method is None:
             path = seen[b":path"].decode("latin-1")
             return replace(head, fault=Status(StatusCode.UNIMPLEMENTED, f"unknown method {path}"))
@@ -80,12 +82,26 @@ class HeadReader:
         return head
 
 
+def _kind_fault(method: bytes, kind: bytes) -> Status | None:
+    """Return why a request is none of gRPC with protobuf; its subtype may have any name but that of JSON."""
+    subtype = kind.removeprefix(_GRPC)
+    if method != b"POST" or subtype == kind or (subtype and subtype[:1] not in b"+;"):
+        found = f"{method.decode('latin-1')} with {kind.decode('latin-1') or 'no content-type'}"
+        return Status(-1, f"{NOT_GRPC} (this is {line(found, _SHOWN)})")
+    if subtype.startswith(b"+json"):
+        reason = "content-type: application/grpc+json is not supported; send protobuf, as application/grpc"
+        return Status(StatusCode.UNIMPLEMENTED, reason)
+    return None
+
+
 def _with_varying(head: Head, fields: Sequence[Field]) -> Head:
     """Return the head of one call: its deadline, and all of its metadata for a method that may ask for it."""
     first = next(place for place, (name, _) in enumerate(fields) if name in _VARYING)
     if any(name[:1] == b":" for name, _ in fields[first:]):
         raise StreamError(ErrorCode.PROTOCOL_ERROR, "pseudo-header fields that are late")
     varying = {name: value for name, value in fields[first:] if name in _VARYING}
+    if not all(map(is_value, varying.values())):
+        raise StreamError(ErrorCode.PROTOCOL_ERROR, "a field that HTTP/2 does not allow")
     if isinstance(head.method, UnaryMethod):
         own = {name.decode(): value.decode("latin-1") for name, value in varying.items()}
         head = replace(head, metadata={**head.metadata, **own})

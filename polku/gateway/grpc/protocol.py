@@ -171,7 +171,7 @@ class GrpcConnection(Connection):
         is_held = isinstance(app, StreamCall) and app.is_held
         fault = app.reader.fault or self._count_unfinished(app.reader, is_held=is_held)
         if fault is None and isinstance(app, UnaryCall) and len(app.messages) > 1:
-            fault = Status(StatusCode.UNIMPLEMENTED, "more than one message in a unary call")
+            fault = Status(StatusCode.UNIMPLEMENTED, "more than one message in a unary call; send one")
         if is_held and fault is None:
             app.owed += size
         else:
@@ -188,12 +188,12 @@ class GrpcConnection(Connection):
         elif app.reader.fault is not None:
             return  # it ends when what came before is answered
         elif app.reader.buffer:
-            self._fail(stream, Status(StatusCode.INTERNAL, "the request ends within a message"))
+            self._fail(stream, Status(StatusCode.INTERNAL, "the request ends within a message; send it again whole"))
         elif isinstance(app, StreamCall):
             assert app.handler is not None
             app.handler.ended()
         elif not app.messages:
-            self._fail(stream, Status(StatusCode.UNIMPLEMENTED, "a unary call without a message"))
+            self._fail(stream, Status(StatusCode.UNIMPLEMENTED, "a unary call without a message; send one"))
         else:
             self._take_packed(stream.number, app)
 
