@@ -240,6 +240,8 @@ def _sort(
         if isinstance(record, RecordError):
             refused.append(Refusal(as_id(record.event_id), record.code, said(record)))
         elif isinstance(record, Event):
+            if events and events[-1] is record:  # it has changed meanwhile, and what it was before is lost
+                raise TypeError(f"an ingestor gave the same Event again as record {number}; make a new one for each")
             events.append(record)
             if len(events) > limit:
                 reason = f"data: more than {limit} events in one message; send fewer"

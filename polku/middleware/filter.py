@@ -12,7 +12,7 @@ from polku.clock import Clock
 from polku.contracts import DeadEvent, Outcome, Step
 from polku.event.v1.event_pb2 import Event
 from polku.middleware.configuration import Configuration
-from polku.middleware.per_batch import Whole, WrongResultError
+from polku.middleware.per_batch import Going, Whole, WrongResultError
 from polku.middleware.per_event import Each, Failed, chosen, separate, wrong_result
 
 
@@ -88,7 +88,7 @@ def _kept(name: str, events: list[Event], results: list[Any]) -> Iterator[Event 
             yield wrong_result(name, event, result, "true or false")
 
 
-def _accept_truths(events: list[Event], result: Any) -> list[Event]:
+def _accept_truths(events: list[Event], result: Any) -> Going:
     expected = f"{len(events)} truth values, one for each event"
     if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
         raise WrongResultError(result, expected)
@@ -97,4 +97,4 @@ def _accept_truths(events: list[Event], result: Any) -> list[Event]:
         raise WrongResultError(truths[0], f"{expected} (Transform(..., batch=True) takes the events that go on)")
     if len(truths) != len(events):
         raise WrongResultError(truths, expected)
-    return list(compress(events, truths))
+    return Going(list(compress(events, truths)))

@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 from polku.batch.lineage import origins
 from polku.checks import shorten
@@ -19,7 +19,15 @@ from polku.middleware.per_event import died, late, placed
 from polku.text import said
 from polku.usercode import is_ours
 
-Accept = Callable[[list[Event], Any], list[Event]]
+
+class Going(NamedTuple):
+    """The events that go on, and the objects that user code returned for them where it returned one several times."""
+
+    events: list[Event]
+    objects: list[Event] | None = None
+
+
+Accept = Callable[[list[Event], Any], Going]
 
 
 class Whole:
@@ -27,7 +35,7 @@ class Whole:
 
     The halves are made of fresh copies, so that no event is changed twice, though the code itself sees events again;
     with `reads_only` the events themselves serve. Keeping the copies costs 0.25 µs an event. `accept(events, result)`
-    makes the list that goes on of what the code returned, or raises `WrongResultError`, which counts as raising.
+    makes what goes on of what the code returned, or raises `WrongResultError`, which counts as raising.
 
     Async code that takes longer than `timeout` counts as raising too. A half gets half of the time, but at least
     1/16 of `timeout`; three times `timeout` after the start, whatever is then too late is given up unhalved.
@@ -99,8 +107,11 @@ class Whole:
         if inspect.isawaitable(result):
             result = await bounded(result, limit)
         going = self._accept(given, result)
-        same = len(going) == len(events) and all(map(is_, going, events))
-        return Outcome(events if same else going)
+        if going.objects is not None:  # the copies belong where the object does
+            sources = origins(events, Outcome(going.objects), range(len(going.objects)))
+            return Outcome(going.events, origins=sources)
+        same = len(going.events) == len(events) and all(map(is_, going.events, events))
+        return Outcome(events if same else going.events)
 
     def _dead(self, event: Event, error: BaseException) -> DeadEvent:
         if isinstance(error, TookTooLongError):
@@ -143,19 +154,40 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
 def accept_events(clock: Clock, *, none_is_in_place: bool = False) -> Accept:
     """Take any iterable of events; those without an id or a time, made by user code, get them."""
 
-    def accept(given: list[Event], result: Any) -> list[Event]:
+    def accept(given: list[Event], result: Any) -> Going:
         if result is None and none_is_in_place:
             result = given
         if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
             raise WrongResultError(result, "the events that go on, as a list or another iterable")
-        going = list(result)
-        for value in going:
-            if not isinstance(value, Event):
-                raise WrongResultError(value, "nothing but Events among the events that go on")
-        fill_in(going, clock)
+        going = _each_its_own(result)
+        fill_in(going.events, clock)
         return going
 
     return accept
+
+
+def _each_its_own(result: Iterable[Any]) -> Going:
+    """Return events of which none is another one: of an object that comes several times all but the last are copies.
+
+    What is lazy may have changed the object in between: each copy is as the object was when it came.
+    """
+    is_lazy = not isinstance(result, (list, tuple))
+    objects: list[Event] = []
+    were: list[bytes] = []
+    for value in result:
+        if not isinstance(value, Event):
+            raise WrongResultError(value, "nothing but Events among the events that go on")
+        objects.append(value)
+        if is_lazy:
+            were.append(value.SerializeToString())
+    last = {id(event): place for place, event in enumerate(objects)}
+    if len(last) == len(objects):
+        return Going(objects)
+    events = list(objects)
+    for place, event in enumerate(objects):
+        if last[id(event)] != place:
+            events[place] = Event.FromString(were[place] if is_lazy else event.SerializeToString())
+    return Going(events, objects)
 
 
 def fill_in(events: Iterable[Event], clock: Clock) -> None:
