@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import inspect
@@ -142,6 +143,7 @@ def either(names: Iterable[str]) -> str:
 
 def _number(value: object) -> float:
     """Return a finite number, or one that is out of every range."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
+            return value if math.isfinite(value) else -math.inf
     return -math.inf

@@ -21,7 +21,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -72,20 +72,34 @@ class SeenLog:
         Those that are too old are left out, and a line that was not written whole. Raises `PlanError` where a file is
         there and cannot be read.
         """
-        found = [*self._young(self._before), *self._young(self._path)]
-        others = [(age, own) for path in self._others() for age, ids in self._young(path) if (own := self._own(ids))]
+        lines = [*self._lines(self._before), *self._lines(self._path)]
+        found = self._young(lines)
+        aged = [entry for path in self._others() for entry in self._young(self._lines(path))]
+        others = [(age, own) for age, ids in aged if (own := self._own(ids))]
         if others:
             self._stale = True
             found = sorted([*found, *others], key=lambda entry: -entry[0])
         self._remove_old()
+        now = self._clock.time_ns() / 1e9
+        if lines and lines[-1][0] > now:  # from here on the file has the time that is told now
+            with contextlib.suppress(OSError):  # then they count as young again after the next restart
+                self._append([], now)
         return found
 
-    def _young(self, path: Path) -> Iterator[tuple[float, list[str]]]:
-        now = self._clock.time_ns() / 1e9
-        for at, ids in self._lines(path):
-            age = max(0.0, now - at)  # the machine's time may have been set back
-            if age < self._ttl:
-                yield age, ids
+    def _young(self, lines: Iterable[tuple[float, list[str]]]) -> list[tuple[float, list[str]]]:
+        """Return the ages of lines with their ids, without those that are too old.
+
+        Ages add up from line to line, from the last one back: where the machine's time was set back, nobody knows how
+        much has passed between two lines, and it counts as nothing.
+        """
+        age, later = 0.0, self._clock.time_ns() / 1e9
+        found = []
+        for at, ids in reversed(list(lines)):
+            age, later = age + max(0.0, later - at), at
+            if age >= self._ttl:
+                break
+            found.append((age, ids))
+        return found[::-1]
 
     def _own(self, ids: list[str]) -> list[str]:
         if self._share is None:
@@ -108,7 +122,7 @@ class SeenLog:
         """Remove the files of other numbers of partitions in which nothing is young enough for anybody."""
         for path in self._others():
             with contextlib.suppress(OSError, PlanError):  # another partition may have done so
-                if next(self._young(path), None) is None:
+                if not self._young(self._lines(path)):
                     path.unlink()
 
     def add(self, ids: list[str], seen: Mapping[str, float]) -> None:
@@ -147,6 +161,7 @@ class SeenLog:
             self._ids = 0
         if self._descriptor < 0:
             self._open()
+        self._began = min(self._began, at)  # the machine's time may have been set back
         if self._ids and (self._ids >= self._max_ids or at - self._began >= self._ttl):
             self._turn()
         if not self._ids:

@@ -144,6 +144,8 @@ async def _async_key(event: Event) -> str:
     [
         (lambda: RateLimiter(rate=-1), "RateLimiter(rate=-1): must be a number above 0"),
         (lambda: RateLimiter(10, burst=0.5), "RateLimiter(burst=0.5): must be a number of at least 1"),
+        (lambda: RateLimiter(10**400), "must be a number above 0"),
+        (lambda: Sampler(10**400), "must be a number from 0 (none) to 1 (all)"),
         (lambda: RateLimiter(float("inf")), "RateLimiter(rate=inf): must be a number above 0"),
         (lambda: Throttle("5"), "Throttle(rate='5'): must be a number above 0"),  # type: ignore[arg-type]
         (lambda: Throttle(5, max_sources=0), "Throttle(max_sources=0): must be a whole number of at least 1"),

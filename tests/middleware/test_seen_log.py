@@ -49,6 +49,42 @@ async def test_ids_are_known_to_the_next_one_for_their_time(tmp_path: Path) -> N
     assert await settle(step, "a", "refused", "b") == ["a"]
 
 
+async def test_a_clock_that_is_set_back_keeps_ids_for_their_time_once_not_after_each_restart(
+    tmp_path: Path,
+) -> None:
+    clock, path = FakeClock(), tmp_path / "ids"
+    step = started(path, clock, ttl=10)
+    await settle(step, "old")
+    clock.advance(6)
+    await settle(step, "a")
+    clock.set(-7200.0)
+    clock.advance(1)
+    for _ in range(3):  # nobody knows how long it was before the first of them: at least nothing
+        step.close()
+        step = started(path, clock, ttl=10)
+        clock.advance(3)
+    assert await settle(step, "old", "a", "b") == ["old", "b"]  # 15 s and 9 s since then
+    clock.advance(2)
+    step.close()
+    step = started(path, clock, ttl=10)
+    assert await settle(step, "a", "b") == ["a"]
+
+
+async def test_a_clock_that_is_set_back_in_between_changes_no_other_age(tmp_path: Path) -> None:
+    clock, path = FakeClock(), tmp_path / "ids"
+    step = started(path, clock, ttl=10)
+    await settle(step, "a")
+    clock.advance(4)
+    clock.set(-7200.0)
+    await settle(step, "b")
+    clock.advance(7)
+    step.close()
+    step = started(path, clock, ttl=10)
+    assert await settle(step, "b") == []
+    clock.advance(4)
+    assert await settle(step, "a", "b") == ["a", "b"]
+
+
 async def test_an_id_that_is_open_when_the_process_dies_is_not_known(tmp_path: Path) -> None:
     clock = FakeClock()
     await work(started(tmp_path / "ids", clock), events("a"), 1)

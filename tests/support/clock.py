@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """Tell the time that the test has set; both readings move together."""
+    """Tell the time that the test has set; both readings move together, but by `set`."""
 
     def __init__(self, *, start_ns: int = 1_700_000_000_000_000_000) -> None:
         self._start_ns = start_ns
@@ -21,3 +21,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move the time forward."""
         self._elapsed += seconds
+
+    def set(self, seconds: float) -> None:
+        """Set the machine's time forward, or back, while no time passes."""
+        self._start_ns += round(seconds * 1e9)
