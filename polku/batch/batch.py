@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
-from polku.batch.frames import has_routes, join_frames, split_frames
+from polku.batch.frames import first_id, has_routes, join_frames, split_frames
 from polku.event.v1.event_pb2 import Event
 from polku.lazy import pattern
 from polku.v1.gateway_pb2 import EventPayload
@@ -209,6 +209,13 @@ class Batch:
     def ids(self) -> list[str]:
         """The ids of the events, in order."""
         return [event.id for event in self.events]
+
+    @property
+    def first_id(self) -> bytes:
+        """The id of the first event in UTF-8, found without decoding the others; empty where there is none."""
+        if self._events is not None:
+            return self._events[0].id.encode() if self._events else b""
+        return first_id(self.payload)
 
     def replace(self, events: list[Event]) -> Batch:
         """Return a batch of other events under the same header; the same list means: changed in place."""

@@ -30,6 +30,7 @@ _VARINT, _LENGTH_DELIMITED = 0, 2  # wire types of numbers, and of bytes and mes
 _ID, _METADATA, _ROUTE_TO = 1, 5, 7  # fields of an event
 _TIMED = (22, 24)  # those of its typed data that have a Timestamp: container, process
 _FRAME = 1 << 3 | _LENGTH_DELIMITED  # the tag of an event in a payload
+_FRAME_TAG = bytes((_FRAME,))
 _FIXED = {1: 8, 5: 4}  # bytes of the other ones; groups begin and end with a tag alone
 _MOST_FIELDS = 10_000  # of a message that is more than one field each: to list them takes 190 bytes and 2 µs each
 
@@ -53,6 +54,7 @@ def _build() -> dict[str, Any]:
             "Envelope": [*envelope, raw(_RAW, "raw"), raw(_EVENTS, "events")],
             "Request": [*envelope, raw(3, "raw"), raw(4, "event"), raw(6, "events"), Field(5, "format", STRING)],
             "Nothing": [],
+            "EventId": [Field(_ID, "id", BYTES)],
             "Frames": [Field(1, "events", BYTES, repeated=True)],
             "AckSummary": [
                 Field(1, "event_ids", BYTES, repeated=True),
@@ -72,7 +74,7 @@ def _build() -> dict[str, Any]:
 _CLASSES = _build()
 _ENVELOPE, _REQUEST, _NOTHING = _CLASSES["Envelope"], _CLASSES["Request"], _CLASSES["Nothing"]
 _FRAMES, _ACK, _ALL_ROUTES, _UNARY = (_CLASSES[name] for name in ("Frames", "AckSummary", "AllRoutes", "Unary"))
-_ALL_TIMED = _CLASSES["AllTimed"]
+_ALL_TIMED, _EVENT_ID = _CLASSES["AllTimed"], _CLASSES["EventId"]
 _ROUTE_TAG = b"\x3a"
 _LONG_ROUTE_TAG = b"\xba"  # the same number in more bytes than it takes: parsers read it alike
 _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
@@ -223,6 +225,16 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
         at += 1
     return value | byte << shift, at + 1
+
+
+def first_id(payload: bytes) -> bytes:
+    """Return the id of the first event of an `EventPayload`, empty where there is none; raises `DecodeError`."""
+    if payload[:1] == _FRAME_TAG:
+        size, at = _read_varint(payload, 1)
+        first = payload[at : at + size]
+    else:
+        first = next(iter(read_frames(payload)), b"")
+    return cast("bytes", _EVENT_ID.FromString(first).id)
 
 
 def split_frames(payload: bytes) -> list[bytes]:

@@ -25,6 +25,7 @@ class Sink:
     """Serve StreamEvents on a port of this machine, or on another address that gRPC knows.
 
     `refuse` says what becomes of an id; `refuse_whole` returns an AckError without an id for a message, or None.
+    `answers` returns the messages whose Acks are sent when one has come.
     `silent` takes messages and never answers; `hold` and `release` delay the Acks. `abort` ends each stream at its
     start, `break_after` breaks one stream, once so many messages came. `fullness` is what Acks say of 100.
     `message_bytes` is the size limit that gRPC keeps.
@@ -36,6 +37,7 @@ class Sink:
         self.metadata: list[dict[str, str]] = []
         self.refuse: Callable[[str], str | None] = lambda event_id: None
         self.refuse_whole: Callable[[IngestBatch], AckError | None] = lambda batch: None
+        self.answers: Callable[[IngestBatch], list[IngestBatch]] = lambda batch: [batch]
         self.silent = False
         self.abort: grpc.StatusCode | None = None
         self.break_after: int | None = None
@@ -118,7 +120,8 @@ class Sink:
                 await self._released.wait()
             finally:
                 self.waiting -= 1
-            await context.write(self._ack(batch))
+            for answered in self.answers(batch):
+                await context.write(self._ack(answered))
 
     def _ack(self, batch: IngestBatch) -> Ack:
         ack = Ack(buffer_size=self.fullness, buffer_capacity=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -121,6 +122,40 @@ async def test_a_broken_stream_fails_what_is_open_and_the_next_batch_opens_anoth
             await running.emit(batch("second"))
         assert await running.emit(batch("third")) == []
         assert running.statistics().reconnects == 1
+
+
+async def test_an_ack_of_another_message_confirms_nothing_and_the_next_one_opens_a_stream(
+    server: Sink, emitter: Emitters
+) -> None:
+    server.answers = lambda batch: [server.batches[0]]
+    async with emitter(server.address) as running:
+        assert await running.emit(batch("first")) == []
+        with pytest.raises(RetryableError, match="an Ack names none of the events of its message"):
+            await running.emit(batch("second"))
+        server.answers = lambda batch: [batch]
+        assert await running.emit(batch("third")) == []
+        assert running.statistics().reconnects == 1
+
+
+async def test_acks_out_of_order_confirm_nothing(server: Sink, emitter: Emitters) -> None:
+    server.answers = lambda batch: server.batches[::-1] if len(server.batches) == 2 else []
+    async with emitter(server.address) as running:
+        results = await asyncio.gather(*(running.emit(batch(name)) for name in "ab"), return_exceptions=True)
+        assert [type(result) for result in results] == [RetryableError] * 2
+        server.answers = lambda batch: [batch]
+        assert await running.emit(batch("third")) == []
+
+
+async def test_acks_too_many_are_dropped_or_end_the_stream(server: Sink, emitter: Emitters) -> None:
+    server.answers = lambda batch: [batch] * 3
+    async with emitter(server.address) as running:
+        for name in "abcdef":  # an Ack that comes when nothing is open says nothing, and another one is found out
+            for _ in range(3):
+                with contextlib.suppress(RetryableError):
+                    assert await running.emit(batch(name)) == []
+                    break
+            assert name in server.ids
+    assert set(server.ids) == set("abcdef")
 
 
 async def test_a_destination_that_never_answers_times_out(server: Sink, emitter: Emitters) -> None:

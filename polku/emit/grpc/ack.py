@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from polku.batch.batch import Batch
 from polku.batch.frames import read_ack
+from polku.batch.varint import varint
 from polku.codes import Code
 from polku.contracts import Failure
 from polku.emit.parts import RefusedPartError, TooLargeError
@@ -13,6 +14,7 @@ from polku.errors import EmitError, RetryableError
 from polku.v1.gateway_pb2 import Ack, AckError
 
 _AGAIN = frozenset({Code.BUFFER_FULL, Code.RATE_LIMITED, Code.UNAVAILABLE, Code.DRAINING})
+_ID_TAG = b"\x0a"  # of an entry of `event_ids`, and of an error's `event_id`
 _SMALLER = frozenset({Code.TOO_LARGE, Code.TOO_MANY_EVENTS})
 
 
@@ -34,7 +36,7 @@ def read_answer(data: bytes) -> CountedAck:
 
 def read_failures(batch: Batch, answer: CountedAck) -> list[Failure]:
     """Return the events that an Ack does not confirm; raises where it refuses the message as a whole."""
-    if not answer.refused and answer.taken == len(batch):
+    if not answer.refused and answer.taken == len(batch) and _names_first(batch, answer):
         return []
     ack = Ack.FromString(answer.data)
     refused = {error.event_id: error for error in ack.errors if error.event_id}
@@ -44,6 +46,21 @@ def read_failures(batch: Batch, answer: CountedAck) -> list[Failure]:
     taken = set(ack.event_ids)  # an id that is taken and refused stood twice in the message: the destination has it
     left = [(place, event_id) for place, event_id in enumerate(batch.ids) if event_id not in taken]
     return [_failure(place, event_id, refused.get(event_id, unnamed)) for place, event_id in left]
+
+
+def names_any(batch: Batch, answer: CountedAck) -> bool:
+    """Return whether an Ack may be that of a batch: it names one of its events, or none at all."""
+    if not (answer.taken or answer.refused) or _names_first(batch, answer):
+        return True
+    ack = Ack.FromString(answer.data)
+    names = {*ack.event_ids, *(error.event_id for error in ack.errors if error.event_id)}
+    return not names or not names.isdisjoint(batch.ids)
+
+
+def _names_first(batch: Batch, answer: CountedAck) -> bool:
+    """Return whether an Ack names a batch's first event: one of another batch does not, and it costs 2 µs to see."""
+    name = batch.first_id
+    return _ID_TAG + varint(len(name)) + name in answer.data
 
 
 def _about_the_rest(ack: Ack) -> AckError | None:

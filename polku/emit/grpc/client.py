@@ -6,12 +6,13 @@ are counted, not decoded (22 ns an event instead of 60 and more).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polku.batch.batch import Batch
 from polku.batch.frames import events_field
 from polku.contracts import Failure
-from polku.emit.grpc.ack import read_answer, read_failures
+from polku.emit.grpc.ack import names_any, read_answer, read_failures
 from polku.emit.grpc.endpoints import Endpoints, GrpcClientStatistics
 from polku.emit.grpc.stream import Dialect
 from polku.emit.parts import BatchPart, send_parts
@@ -50,5 +51,6 @@ class GrpcClient:
     async def _send(self, part: BatchPart) -> list[Failure]:
         payload = part.batch.payload
         self._endpoints.check_size(len(self._prefix) + _FRAMING + len(payload))
-        answer = await self._endpoints.ask((self._prefix + events_field(payload), payload))
+        fits = partial(names_any, part.batch)
+        answer = await self._endpoints.ask((self._prefix + events_field(payload), payload), fits)
         return read_failures(part.batch, answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple
 
 from polku.emit.grpc.addresses import Address
@@ -35,10 +35,10 @@ class Endpoints(Generic[A]):
         self._failovers = 0
         self._timeout = config.timeout
 
-    async def ask(self, pieces: Sequence[bytes]) -> A:
+    async def ask(self, pieces: Sequence[bytes], fits: Callable[[A], bool] | None = None) -> A:
         """Send a message, given in pieces, to the least loaded endpoint, then to any other that works.
 
-        Raises the last one's error.
+        `fits` returns whether an Ack can be that of the message. Raises the last one's error.
         """
         size = sum(map(len, pieces))
         self.check_size(size)
@@ -47,7 +47,7 @@ class Endpoints(Generic[A]):
             stream = min(left, key=lambda stream: (stream.rests_until, stream.load))
             current().step(self._timeout)
             try:
-                return await stream.ask(pieces)
+                return await stream.ask(pieces, fits)
             except RejectedError:
                 raise
             except EmitError as error:

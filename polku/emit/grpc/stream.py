@@ -127,8 +127,11 @@ class GrpcStream(Generic[A]):
             return 0.0
         return self._rest_until
 
-    async def ask(self, pieces: Iterable[bytes]) -> A:
+    async def ask(self, pieces: Iterable[bytes], fits: Callable[[A], bool] | None = None) -> A:
         """Send a message, given in pieces, and return its Ack; raises an `EmitError` where none comes in time.
+
+        An Ack that does not fit the message is that of another one: the call ends, and nobody knows what its others
+        are about.
 
         Cancelling it leaves the call to those that wait for their Acks, but the next message does not queue up behind
         an Ack that somebody has given up: it begins a new call.
@@ -138,13 +141,19 @@ class GrpcStream(Generic[A]):
         try:
             async with asyncio.timeout(self._timeout):
                 async with self._turn:
-                    await self._write(pieces, answer)
-                return await answer
+                    conversation = await self._write(pieces, answer)
+                ack = await answer
         except TimeoutError:
-            error = LateError(f"{self._name}: no Ack within {self._timeout:g} s")
+            error: RetryableError = LateError(f"{self._name}: no Ack within {self._timeout:g} s")
             if answer in self._open:
                 self._fail(error)
             raise error from None
+        if fits is None or fits(ack):
+            return ack
+        error = RetryableError(f"{self._name}: an Ack names none of the events of its message")
+        if conversation is self._conversation:
+            self._fail(error)
+        raise error
 
     async def close(self) -> None:
         """End the call, wait a second for the Acks that are open, fail the rest, and close the channel."""
@@ -156,7 +165,7 @@ class GrpcStream(Generic[A]):
         self._fail(RetryableError(f"{self._name}: the emitter was closed"))
         await self._channel.close()
 
-    async def _write(self, pieces: Iterable[bytes], answer: asyncio.Future[A]) -> None:
+    async def _write(self, pieces: Iterable[bytes], answer: asyncio.Future[A]) -> _Conversation:
         if self._conversation is not None and self._conversation.is_leaving:
             await asyncio.wait((self._conversation.over,))  # what comes next stays behind what is in flight
         if self._closed:
@@ -167,6 +176,7 @@ class GrpcStream(Generic[A]):
         self._open.append(answer)
         self.messages += 1
         await conversation.call.write(pieces)
+        return conversation
 
     def _begin(self) -> _Conversation:
         """Begin a call; raises an `EmitError` where its token or its certificates cannot be had."""
