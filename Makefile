@@ -20,7 +20,7 @@ help:
 	@echo "make chaos   kill, stop and break things under load for ten minutes in each runtime; nothing may be lost"
 	@echo "make fuzz    fuzz what reads bytes of strangers, a minute each (FUZZ_SECONDS=600 for longer); installs atheris"
 	@echo "make simulate  run generated pipelines in virtual time, failures and all (SECONDS=60 for less than ten minutes)"
-	@echo "make bench   measure the table of targets (half an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
+	@echo "make bench   measure the table of targets (an hour; ROUNDS=1 or QUICK=1 for less) into tests/bench/results"
 	@echo "make bench-peers compare with the OpenTelemetry Collector, which is built of its Go modules (needs go)"
 	@echo "make release build the wheels and the sdist into dist/, check them, and try them on every Python that is here"
 	@echo "make cut     head the changelog with VERSION=0.2.0, and set the version"

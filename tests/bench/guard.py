@@ -7,19 +7,38 @@ of each: other work on the machine makes a process wait much longer, but hardly 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from polku.bench import Load, Result, Subject, Workload
 from polku.bench.comparison import take_turns
 from polku.bench.trial import BARE
 
-MOST = 2.6  # times the CPU of the bare relay for an event; it was 1.5 to 1.8 when this was written
-LOAD = Load(events=40_000, workload=Workload(cluster="prod", metadata=3, size=200))
-"""What people send: a cluster on the batch, and some metadata."""
+
+class Guarded(NamedTuple):
+    """What is sent, and how many times the CPU of the bare relay an event may cost."""
+
+    load: Load
+    most: float
 
 
-def rounds(subjects: Sequence[Subject], count: int) -> list[list[Result]]:
+GUARDED = {
+    "batches": Guarded(Load(events=40_000, workload=Workload(cluster="prod", metadata=3, size=200)), 2.6),
+    "payloads of 1 kB": Guarded(
+        Load(events=20_000, in_flight=8, workload=Workload(cluster="prod", metadata=3, size=1_200)), 2.6
+    ),
+    "messages of ten": Guarded(
+        Load(events=20_000, workload=Workload(batch=10, cluster="prod", metadata=3, size=200)), 1.0
+    ),
+    "unary calls": Guarded(
+        Load(events=5_000, workload=Workload(batch=1, unary=True, cluster="prod", metadata=3, size=200)), 0.4
+    ),
+}
+"""What people send: a cluster on the message, and some metadata; some of the rows of `tests.bench.sent`."""
+
+
+def rounds(subjects: Sequence[Subject], load: Load, count: int) -> list[list[Result]]:
     """Measure the bare relay and the subjects in turns."""
-    return take_turns([BARE, *subjects], LOAD, count)
+    return take_turns([BARE, *subjects], load, count)
 
 
 def cost_ratio(bare: Sequence[Result], pipeline: Sequence[Result]) -> float:

@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -234,21 +235,37 @@ def measure(kind: str, row: Row, events: int) -> Measured:
     return Measured(sent / told["seconds"], used / sent * 1e6, told["p50"] * 1e3, told["p99"] * 1e3)
 
 
-def compare(rounds: int, share: float) -> None:
-    """Print the table."""
+class Compared(NamedTuple):
+    """Medians of one row, with the share of the bare server's rate, and the bare server's CPU."""
+
+    ours: Measured
+    ratio: float
+    bare_cpu: float
+
+
+def compare(rounds: int, share: float) -> dict[str, Compared]:
+    """Measure all rows, and the bare server next to each, in turns."""
     found: defaultdict[tuple[str, str], list[Measured]] = defaultdict(list)
     for _ in range(rounds):
         for row in ROWS:
             events = int((20_000 if row.events == 1 else 200_000) * share)
             for kind in ("bare", "pipeline"):
                 found[row.name, kind].append(measure(kind, row, events))
+    return {row.name: _compared(found[row.name, "pipeline"], found[row.name, "bare"]) for row in ROWS}
+
+
+def _compared(ours: Sequence[Measured], bare: Sequence[Measured]) -> Compared:
+    ratio = statistics.median(one.rate / other.rate for one, other in zip(ours, bare, strict=True))
+    medians = Measured(*(statistics.median(values) for values in zip(*ours, strict=True)))
+    return Compared(medians, ratio, statistics.median(one.cpu for one in bare))
+
+
+def _print(found: Mapping[str, Compared]) -> None:
     print("| | events/s | of a bare server | µs CPU/event, bare | p50, p99 ms |\n|---|---|---|---|---|")
-    for row in ROWS:
-        ours, bare = found[row.name, "pipeline"], found[row.name, "bare"]
-        ratio = statistics.median(one.rate / other.rate for one, other in zip(ours, bare, strict=True))
-        rate, cpu, p50, p99 = (statistics.median(values) for values in zip(*ours, strict=True))
-        least = statistics.median(one.cpu for one in bare)
-        print(f"| {row.name} | {rate:,.0f} | {ratio:.2f} | {cpu:.1f}, {least:.1f} | {p50:.2f}, {p99:.2f} |")
+    for name, (ours, ratio, bare) in found.items():
+        print(
+            f"| {name} | {ours.rate:,.0f} | {ratio:.2f} | {ours.cpu:.1f}, {bare:.1f} | {ours.p50:.2f}, {ours.p99:.2f} |"
+        )
     print(f"\n{describe(machine())}")
 
 
@@ -261,7 +278,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--share", type=float, default=1.0, help="of the requests of each row")
     options = parser.parse_args()
-    compare(options.rounds, options.share)
+    _print(compare(options.rounds, options.share))
 
 
 def _do(order: dict[str, Any]) -> None:

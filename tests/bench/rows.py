@@ -74,7 +74,9 @@ def at_most(value: float, target: float) -> str:
     return "met" if value <= target else f"missed by {value / target - 1:.0%}"
 
 
-def _rate(name: str, cell: Cell) -> Row:
+def reported(name: str, cell: Cell) -> Row:
+    """Report the rate and the CPU of one measurement."""
+
     def judge(found: Found) -> list[Line]:
         bad = faults(found, cell.key)
         text = f"{median(found, cell.key):,.0f}/s, {median(found, cell.key, 'cpu_us_per_event'):.2f} µs"
@@ -108,6 +110,18 @@ def _ratio(name: str, one: Cell, other: Cell, least: float, field: str = "delive
     return Row(name, [one, other], judge)
 
 
+def costs_more(name: str, one: Cell, other: Cell, most: float) -> Row:
+    """Compare two measurements by the median of what the first costs more in each round, in µs of CPU an event."""
+
+    def judge(found: Found) -> list[Line]:
+        pairs = zip(found[one.key], found[other.key], strict=True)
+        more = statistics.median(a.cpu_us_per_event - b.cpu_us_per_event for a, b in pairs)
+        costs = " and ".join(f"{median(found, cell.key, 'cpu_us_per_event'):.2f}" for cell in (one, other))
+        return [Line(name, f"≤ {most} µs", f"{more:.2f} µs ({costs} µs an event)", at_most(more, most))]
+
+    return Row(name, [one, other], judge)
+
+
 def _delay(name: str, one: Cell, other: Cell, most: float) -> Row:
     """Compare the median latencies of two measurements within each round."""
 
@@ -135,10 +149,10 @@ def _stream_rows(events: int) -> list[Row]:
     )
     wide = Subject(file=f"{FILE}:variant", environment={"BENCH_EMITTERS": "3"})
     return [
-        _rate("inline", inline),
-        _rate("for comparison: a bare relay on grpc.aio", Cell("bare", BARE, stream)),
+        reported("inline", inline),
+        reported("for comparison: a bare relay on grpc.aio", Cell("bare", BARE, stream)),
         _ratio("inline, of a bare relay on the same server", inline, Cell("relay", NATIVE_RELAY, stream), 0.85),
-        _rate("inline, pass-through", Cell("pass", Subject(file=f"{BUILT_IN}:pass_through"), stream)),
+        reported("inline, pass-through", Cell("pass", Subject(file=f"{BUILT_IN}:pass_through"), stream)),
         _ratio("Ray, four actors, of inline", ray, inline, 0.75),
         _ratio(
             "Ray, two chained lanes, 8 connections, of one lane",

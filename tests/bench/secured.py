@@ -27,6 +27,7 @@ from tests.attacks.lab import Gateway
 from tests.support.authority import Authority
 
 IN_FLIGHT = 32
+_MESSAGES = 20_000  # at most: small ones take their time
 TOKEN = "a-token-of-the-usual-length-as-polku-makes-them"
 HUB = "from polku import Hub\n\n\ndef take(batch):\n    pass\n\n\nhub = Hub(runtime='inline').emitter(take)\n"
 VARIANTS = {
@@ -102,6 +103,27 @@ def send(channel: grpc.Channel, metadata: Any, message: bytes, count: int) -> No
     assert acks == count
 
 
+def compare(
+    sizes: Sequence[int], variants: Sequence[str], payload: int, events: int, rounds: int
+) -> dict[tuple[int, str], list[Measured]]:
+    """Measure all in turns; return the rounds by the events of a batch and the variant."""
+    found: dict[tuple[int, str], list[Measured]] = defaultdict(list)
+    for number in range(rounds):
+        for size in sizes:
+            message = batch(size, payload)
+            for name in variants:
+                with tempfile.TemporaryDirectory() as folder:
+                    count = max(size, min(events, size * _MESSAGES))
+                    found[size, name].append(measure(Path(folder), VARIANTS[name], message, size, count))
+                print(f"round {number + 1}, {size}, {name}: {found[size, name][-1]}", file=sys.stderr, flush=True)
+    return found
+
+
+def share_of(rounds: Sequence[Measured], bare: Sequence[Measured]) -> float:
+    """Return the median share of the rate of the gateway with neither."""
+    return statistics.median(one.rate / other.rate for one, other in zip(rounds, bare, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", action="append", type=int)
@@ -109,20 +131,11 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    found: dict[tuple[int, str], list[Measured]] = defaultdict(list)
-    for number in range(options.rounds):
-        for size in options.batch or [1_000, 10]:
-            message = batch(size, options.size)
-            for name, parts in VARIANTS.items():
-                with tempfile.TemporaryDirectory() as folder:
-                    found[size, name].append(measure(Path(folder), parts, message, size, options.events))
-                print(f"round {number + 1}, {size}, {name}: {found[size, name][-1]}", file=sys.stderr, flush=True)
+    found = compare(options.batch or [1_000, 10], list(VARIANTS), options.size, options.events, options.rounds)
     print("| events of a batch | gateway with | events/s | of the rate with neither | µs of CPU an event |")
     print("|---|---|---|---|---|")
     for (size, name), rounds in found.items():
-        ratio = statistics.median(
-            one.rate / bare.rate for one, bare in zip(rounds, found[size, "neither"], strict=True)
-        )
+        ratio = share_of(rounds, found[size, "neither"])
         rate, cpu = (statistics.median(getattr(one, field) for one in rounds) for field in ("rate", "cpu"))
         print(f"| {size:,} | {name} | {rate:,.0f} | {ratio:.2f} | {cpu:.2f} |")
 

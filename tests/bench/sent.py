@@ -2,6 +2,7 @@
 
     python -m tests.bench.sent --rounds 5
 
+`make bench` has the same rows.
 All rows take turns within a round. The first two differ in the cluster alone: what it costs to fill it in. CPU counts
 the pipeline alone.
 """
@@ -18,11 +19,13 @@ from typing import NamedTuple
 from polku.bench import Load, Result, Subject, Workload, measure
 from polku.bench.machine import describe, machine
 from polku.bench.trial import BARE
-from tests.bench.rows import FILE
+from tests.bench import rows as table
+from tests.bench.rows import FILE, Cell
 
 _FRAME = 175  # bytes of an event beside its payload
 _NAMED = {"cluster": "prod-eu", "source": "shop", "metadata": 3}
 _LARGE = 16 * 1024
+_CLUSTER_US = 0.3  # that it may cost an event
 _MOST_BYTES = 60_000_000  # that a row sends
 
 
@@ -64,6 +67,13 @@ def rows(runtime: str, share: float) -> list[Row]:
         subject = Subject(file=f"{FILE}:{name}", runtime=runtime)
         made.append(_row(f"batches of 1,000, {label}", subject, 130, 1_000, stream))
     return made
+
+
+def table_rows(share: float) -> list[table.Row]:
+    """Return the rows of the table of targets: each of these inline, and what a cluster costs."""
+    cells = [Cell(f"sent: {row.name}", row.subject, row.load) for row in rows("inline", share)]
+    cost = table.costs_more("sent: a cluster on the message, an event", cells[1], cells[0], _CLUSTER_US)
+    return [cost, *(table.reported(cell.key, cell) for cell in cells)]
 
 
 def main() -> None:

@@ -21,12 +21,13 @@ from typing import Any
 
 from polku.bench import BenchError, Result, measure
 from polku.bench.machine import describe, machine
-from tests.bench import footprint, middleware
-from tests.bench.rows import Cell, Line, at_most, latency_cells, latency_lines, rows, work_cells, work_lines
+from tests.bench import footprint, http_door, middleware, secured, sent
+from tests.bench.rows import Cell, Line, at_least, at_most, latency_cells, latency_lines, rows, work_cells, work_lines
 
 PROJECT = Path(__file__).resolve().parents[2]
 RESULTS = PROJECT / "tests/bench/results"
 _COST_NS = 2_000
+_HTTP_SHARE, _TLS_SHARE = 0.6, 0.85
 _KEPT = (
     "acked",
     "delivered",
@@ -110,6 +111,35 @@ def footprint_lines(rounds: int, events: int) -> list[Line]:
     ]
 
 
+def http_lines(rounds: int, share: float) -> list[Line]:
+    return [
+        Line(
+            f"HTTP: {name}, of a bare server",
+            f"≥ {_HTTP_SHARE}",
+            f"{ratio:.2f} ({ours.rate:,.0f}/s; {ours.cpu:.1f} of {bare_cpu:.1f} µs)",
+            at_least(ratio, _HTTP_SHARE),
+        )
+        for name, (ours, ratio, bare_cpu) in http_door.compare(rounds, share).items()
+    ]
+
+
+def tls_lines(rounds: int, events: int) -> list[Line]:
+    found = secured.compare([1_000, 10, 1], ["neither", "TLS"], 130, events, rounds)
+    lines = []
+    for size in (1_000, 10, 1):
+        bare, tls = found[size, "neither"], found[size, "TLS"]
+        share = secured.share_of(tls, bare)
+        rates, costs = (
+            " of ".join(f"{statistics.median(getattr(one, field) for one in each):,.{digits}f}" for each in (tls, bare))
+            for field, digits in (("rate", 0), ("cpu", 2))
+        )
+        text = f"{share:.2f} ({rates} events/s; {costs} µs)"
+        lines.append(
+            Line(f"TLS: messages of {size:,}, of those without", f"≥ {_TLS_SHARE}", text, at_least(share, _TLS_SHARE))
+        )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -118,7 +148,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder that they are written to")
     options = parser.parse_args()
     events, calls, most, seconds = (50_000, 2_000, 100_000, 2.0) if options.quick else (500_000, 40_000, 10**7, 20.0)
-    chosen = [row for row in rows(events, calls) if _wanted(row.name, options.only)]
+    share = 0.1 if options.quick else 1.0
+    chosen = [row for row in [*rows(events, calls), *sent.table_rows(share)] if _wanted(row.name, options.only)]
     found: dict[str, list[Result]] = {}
     failed = in_turns([cell for row in chosen for cell in row.cells], options.rounds, found)
     lines: list[Line] = []
@@ -132,6 +163,10 @@ def main() -> None:
         cells = work_cells(most)
         failed = in_turns(cells, 1, found)
         lines += work_lines(found, [cell for cell in cells if cell.key not in failed])
+    if _wanted("HTTP", options.only):
+        lines += http_lines(options.rounds, share * 0.3)
+    if _wanted("TLS", options.only):
+        lines += tls_lines(options.rounds, int(100_000 * share))
     if _wanted("middleware", options.only):
         lines += middleware_lines()
     if _wanted("footprint", options.only):
