@@ -14,165 +14,46 @@ from hypothesis import strategies as st
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from polku import Batch, Event
-from polku.limits import Limits
 from polku.otlp.additions import is_attribute, with_attributes
 from polku.otlp.attributes import find, key_of, short_entry, short_text, write
 from polku.otlp.columns import ColumnWriter
 from polku.otlp.grouping import group
-from polku.otlp.metadata import OWN
 from polku.otlp.metric_columns import MetricColumnWriter
 from polku.otlp.projection import seal_attributes
 from polku.otlp.reading import Choice, Transcoded, transcode
 from polku.otlp.signals import LOGS, METRICS, TRACES, Signal
-from polku.otlp.values import as_text
 from polku.otlp.wire import Scope, TimeWriter, Unwrapper, Wrapper, join, split, tagged
 from polku.otlp.writing import RecordWriter
 from polku.v1.gateway_pb2 import EventPayload
+from tests.otlp.drawn import (
+    CHOICES,
+    KEYS,
+    KINDS,
+    LIMITS,
+    POINTS,
+    SIGNALS,
+    TEXTS,
+    TIME,
+    attribute_bytes,
+    expected,
+    metric_bytes,
+    metric_of,
+    record_bytes,
+    transcoded,
+)
 from tests.support.examples import examples
-
-LIMITS = Limits()
-KINDS: dict[Signal, Any] = {LOGS: LogRecord, TRACES: Span}
-LONG_KEYS = ("k" * 127, "k" * 128)
-_TIME = 1_800_000_000_000_000_000
-
-_keys = st.sampled_from(["a", "http.route", "é", "", "traceparent", "cluster", "polku.x", "kafka.key", *LONG_KEYS])
-_texts = st.sampled_from(["", "x", "7", "é", "v" * 125, "v" * 126, "v" * 300, "v" * 20_000]) | st.text(max_size=8)
-
-
-@st.composite
-def _attributes(draw: st.DrawFn) -> bytes:
-    """Return a `KeyValue`: as writers put it, or as the rules of protobuf allow it, too."""
-    one = KeyValue(key=draw(_keys))
-    kind = draw(st.sampled_from(["string", "string", "string", "int", "bytes", "array", "none"]))
-    if kind == "string":
-        one.value.string_value = draw(_texts)
-    elif kind == "int":
-        one.value.int_value = draw(st.integers(-5, 10**12))
-    elif kind == "bytes":
-        one.value.bytes_value = draw(st.binary(max_size=200))
-    elif kind == "array":
-        one.value.array_value.values.add(string_value="x" * draw(st.sampled_from([1, 20_000])))
-    usual = one.SerializeToString()
-    value = KeyValue(value=one.value).SerializeToString()
-    other = {
-        "value first": value + KeyValue(key=one.key).SerializeToString(),
-        "another key before": KeyValue(key="z").SerializeToString() + usual,
-        "another value before": KeyValue(key=one.key).SerializeToString() + b"\x12\x03\x0a\x01q" + value,
-        "a field of later versions": usual + b"\xa0\x06\x01",
-        "broken": usual + b"\xff",
-        "not in UTF-8": b"\x0a\x01a\x12\x03\x0a\x01\xff",
-    }
-    return other.get(draw(st.sampled_from([*other, *9 * ["usual"]])), usual)
-
-
-# The kinds of a metric: the number of its field, that of its points' attributes, and their name.
-POINTS = ((5, 7, "Number"), (7, 7, "Number"), (9, 9, "Histogram"), (10, 1, "ExponentialHistogram"), (11, 7, "Summary"))
-
-
-def metric_of(kind: tuple[int, int, str], points: list[tuple[int, list[bytes]]]) -> bytes:
-    """Return a serialised metric of a kind, with points of a time and attributes."""
-    number, tag, name = kind
-    made = getattr(metrics_pb2, f"{name}DataPoint")
-    contents = [
-        made(time_unix_nano=time_ns).SerializeToString() + b"".join(tagged(tag, len(one)) + one for one in attributes)
-        for time_ns, attributes in points
-    ]
-    data = b"".join(tagged(1, len(content)) + content for content in contents)
-    return metrics_pb2.Metric(name="m", unit="By").SerializeToString() + tagged(number, len(data)) + data
-
-
-@st.composite
-def _metrics(draw: st.DrawFn) -> bytes:
-    times = st.sampled_from([*8 * [_TIME], 0, 2**64 - 1])
-    points = st.tuples(times, st.lists(_attributes(), max_size=2))
-    content = metric_of(draw(st.sampled_from(POINTS)), draw(st.lists(points, max_size=3)))
-    return content[: len(content) - draw(st.sampled_from([*12 * [0], 1, 7]))]
-
-
-@st.composite
-def _records(draw: st.DrawFn, signal: Signal) -> bytes:
-    own = draw(st.lists(_attributes(), max_size=5))
-    ids: dict[str, Any] = {"trace_id": draw(st.sampled_from([b"", b"t" * 16])), "span_id": b"s" * 8, "flags": 0x101}
-    record: Any
-    if signal is LOGS:
-        record = LogRecord(severity_text="I", **ids)
-        record.severity_number = draw(st.sampled_from([0, 1, 9, 24, 25, -1]))
-        times = {0: (0, 0), 1: (_TIME, 5), 2: (0, _TIME), 3: (2**64 - 1, 0)}[draw(st.sampled_from([0, 1, 1, 2, 3]))]
-        record.time_unix_nano, record.observed_time_unix_nano = times
-        record.body.string_value = draw(_texts)
-        if draw(st.booleans()):
-            record.attributes.add(key="log.record.uid").value.string_value = draw(st.sampled_from(["", "u", "u" * 300]))
-    else:
-        record = Span(name="n", trace_state=draw(st.sampled_from(["", "a=b"])), start_time_unix_nano=_TIME, **ids)
-        record.status.code = draw(st.sampled_from([0, 1, 2, 7]))
-    number = 6 if signal is LOGS else 9
-    content: bytes = record.SerializeToString() + b"".join(tagged(number, len(one)) + one for one in own)
-    return content[: len(content) - draw(st.sampled_from([0, 0, 0, 0, 1, 7]))]
-
-
-def expected(signal: Signal, record: bytes, choice: Choice) -> Event | None:
-    """Return the event of a record, made by decoding all of it; None where it is refused."""
-    try:
-        read: Any = KINDS[signal].FromString(record)
-    except DecodeError:
-        return None
-    event = Event(source="unknown_service", event_type=signal.event_type)
-    if signal is LOGS:
-        uids = [one.value.string_value for one in read.attributes if one.key == "log.record.uid"]
-        event.id = uids[0] if uids else ""
-        time_ns = read.time_unix_nano or read.observed_time_unix_nano
-        number = read.severity_number
-        event.severity = (number + 3) // 4 if 1 <= number <= 24 else 0  # type: ignore[assignment]
-        event.severity = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5}.get(event.severity, 0)  # type: ignore[assignment]
-    else:
-        event.id = f"{read.trace_id.hex()}-{read.span_id.hex()}" if read.trace_id else ""
-        time_ns = read.start_time_unix_nano
-        event.outcome = read.status.code if read.status.code in (1, 2) else 0  # type: ignore[assignment]
-        event.severity = 4 if read.status.code == 2 else 2  # type: ignore[assignment]
-        if read.trace_state:
-            event.metadata["tracestate"] = read.trace_state
-    if time_ns > 2**63 - 1 or len(event.id) > LIMITS.id_bytes:
-        return None
-    event.timestamp_unix_ns = time_ns
-    if read.trace_id:
-        event.metadata["traceparent"] = f"00-{read.trace_id.hex()}-{read.span_id.hex()}-01"
-    for one in read.attributes:
-        if (choice.attributes is not None and one.key not in choice.attributes) or one.key in OWN or not one.key:
-            continue
-        if one.key.startswith(("polku.", "kafka.")):
-            continue
-        text = as_text(one.value)
-        if len(one.key.encode()) <= LIMITS.metadata_key_bytes and len(text.encode()) <= LIMITS.metadata_value_bytes:
-            event.metadata[one.key] = text
-    event.payload = Wrapper(b"", b"").wrap(record)
-    return event
-
-
-def transcoded(signal: Signal, records: list[bytes], choice: Choice) -> Transcoded:
-    parts = transcode(signal, b"".join(join([Scope(b"", b"", records)])), LIMITS, choice)
-    while True:
-        try:
-            next(parts)
-        except StopIteration as end:
-            done: Transcoded = end.value
-            return done
-
-
-CHOICES = st.sampled_from([Choice(), Choice(()), Choice(["http.route", "a", "polku.x"])])
-SIGNALS = st.sampled_from([LOGS, TRACES])
 
 
 @examples(60)
 @given(st.data())
 def test_records_are_read_as_if_they_were_decoded(data: st.DataObject) -> None:
     signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
-    records = data.draw(st.lists(_records(signal), min_size=1, max_size=6))
+    records = data.draw(st.lists(record_bytes(signal), min_size=1, max_size=6))
     done = transcoded(signal, records, choice)
     events = list(EventPayload.FromString(done.payload).events)
     wanted, ids = [], set()
@@ -193,11 +74,11 @@ def test_records_are_read_as_if_they_were_decoded(data: st.DataObject) -> None:
 @given(st.data())
 def test_what_a_step_adds_is_added_as_if_records_were_decoded(data: st.DataObject) -> None:
     signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
-    records = data.draw(st.lists(_records(signal), min_size=1, max_size=4))
+    records = data.draw(st.lists(record_bytes(signal), min_size=1, max_size=4))
     done = transcoded(signal, records, choice)
     events = list(EventPayload.FromString(done.payload).events)
     for event in events:
-        event.metadata.update(data.draw(st.dictionaries(_keys.filter(bool), _texts, max_size=3)))
+        event.metadata.update(data.draw(st.dictionaries(KEYS.filter(bool), TEXTS, max_size=3)))
     sealed = Batch(payload=Batch.from_events(events).payload, count=len(events))
     requests, failures = group(sealed, 1_000, 10**9)
     assert not failures
@@ -222,7 +103,7 @@ def test_a_key_that_a_record_has_several_times_is_nothing_that_a_step_has_added(
     assert with_attributes(LOGS, content, {"a": "new"}, {}) != content
 
 
-@given(_attributes())
+@given(attribute_bytes())
 @example(write("a", "v" * 125))
 @example(write("a", "v" * 124))
 @example(b"\x0a\x01a\x12\x00")
@@ -268,14 +149,14 @@ def test_what_is_in_another_order_is_cut_right_too() -> None:
 
 
 def test_one_record_that_is_wrong_costs_no_other() -> None:
-    good = LogRecord(time_unix_nano=_TIME).SerializeToString()
+    good = LogRecord(time_unix_nano=TIME).SerializeToString()
     done = transcoded(LOGS, [good, b"\x32\x02\x0a\x05", good, b"\x2a\x03\x0a\x01\xff", good], Choice())
     assert [one.dead.refusal.message.partition(":")[0] for one in done.dead] == ["log_records[1]", "log_records[3]"]
     assert len(done.ids) == 3
 
 
 def test_requests_of_one_millisecond_have_ids_of_their_own() -> None:
-    record = LogRecord(time_unix_nano=_TIME).SerializeToString()
+    record = LogRecord(time_unix_nano=TIME).SerializeToString()
     made = [one for _ in range(200) for one in transcoded(LOGS, 5 * [record], Choice()).ids]
     assert len(set(made)) == len(made) == 1_000
     assert made == sorted(made)
@@ -283,7 +164,7 @@ def test_requests_of_one_millisecond_have_ids_of_their_own() -> None:
 
 def test_an_attribute_that_is_not_valid_is_refused_in_each_of_many_records() -> None:
     """Records are written some hundred at once, and attributes that were valid once are not looked at again."""
-    good = LogRecord(time_unix_nano=_TIME).SerializeToString() + tagged(6, len(write("a", "b"))) + write("a", "b")
+    good = LogRecord(time_unix_nano=TIME).SerializeToString() + tagged(6, len(write("a", "b"))) + write("a", "b")
     bad = good + b"\x32\x08\x0a\x01c\x12\x03\x0a\x01\xff"
     for choice in (Choice(), Choice(()), Choice(["a"])):
         done = transcoded(LOGS, 300 * [good, bad], choice)
@@ -305,16 +186,16 @@ def test_of_very_many_attributes_as_many_become_metadata_as_there_is_room_for(si
 
 def test_a_record_that_would_take_the_next_one_for_its_own_does_not_hide_it() -> None:
     """One behind the other they are one valid message: the first ends with a field as long as the second."""
-    hidden = LogRecord(time_unix_nano=_TIME).SerializeToString() + tagged(6, 8) + b"\x0a\x01a\x12\x03\x0a\x01\xff"
+    hidden = LogRecord(time_unix_nano=TIME).SerializeToString() + tagged(6, 8) + b"\x0a\x01a\x12\x03\x0a\x01\xff"
     takes = b"\xa2\x06" + bytes((len(hidden),))
-    good = LogRecord(time_unix_nano=_TIME).SerializeToString()
+    good = LogRecord(time_unix_nano=TIME).SerializeToString()
     done = transcoded(LOGS, [takes, hidden, good], Choice())
     assert [one.dead.refusal.message.partition(":")[0] for one in done.dead] == ["log_records[0]", "log_records[1]"]
     assert len(EventPayload.FromString(done.payload).events) == 1
 
 
 def test_the_size_of_a_request_is_that_of_its_bytes() -> None:
-    records = [LogRecord(time_unix_nano=_TIME + number).SerializeToString() for number in range(100)]
+    records = [LogRecord(time_unix_nano=TIME + number).SerializeToString() for number in range(100)]
     done = transcoded(LOGS, records, Choice())
     events = list(EventPayload.FromString(done.payload).events)
     requests, _ = group(Batch.from_events(events), 1_000, 400)
@@ -329,7 +210,7 @@ def test_the_length_of_a_field_is_written_as_protobuf_does(size: int) -> None:
     assert BytesValue.FromString(tagged(1, size) + bytes(size)).value == bytes(size)
 
 
-@pytest.mark.parametrize("times", [(0, 1, 2**28 - 1, 2**28), (_TIME, _TIME + 1, _TIME - 2**29, 2**63 - 1)])
+@pytest.mark.parametrize("times", [(0, 1, 2**28 - 1, 2**28), (TIME, TIME + 1, TIME - 2**29, 2**63 - 1)])
 def test_times_are_written_as_protobuf_reads_them(times: tuple[int, ...]) -> None:
     writer = TimeWriter()
     assert [Event.FromString(b"\x10" + writer.write(one)).timestamp_unix_ns for one in times] == list(times)
@@ -339,11 +220,11 @@ def test_times_are_written_as_protobuf_reads_them(times: tuple[int, ...]) -> Non
 @given(st.data())
 def test_many_records_at_once_become_what_each_becomes_by_itself(data: st.DataObject) -> None:
     signal, choice = data.draw(SIGNALS), data.draw(CHOICES)
-    check_many(signal, data.draw(st.lists(_records(signal), min_size=1, max_size=6)), choice)
+    check_many(signal, data.draw(st.lists(record_bytes(signal), min_size=1, max_size=6)), choice)
 
 
 @examples(200)
-@given(st.lists(_metrics(), min_size=1, max_size=4), CHOICES)
+@given(st.lists(metric_bytes(), min_size=1, max_size=4), CHOICES)
 def test_many_metrics_at_once_become_what_each_becomes_by_itself(records: list[bytes], choice: Choice) -> None:
     check_many(METRICS, records, choice)
 
@@ -361,12 +242,12 @@ def test_metrics_are_read_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     attributes = [write("a", "1"), write("b", "2")]
-    records = [metric_of(kind, [(_TIME + number, attributes) for number in range(count)]) for count in counts]
+    records = [metric_of(kind, [(TIME + number, attributes) for number in range(count)]) for count in counts]
     done = check_many(METRICS, records, Choice(names))
     events = EventPayload.FromString(done.payload).events
     assert done.weights == [max(1, count) for count in counts]
     assert [dict(event.metadata) for event in events] == [expected if count == 1 else {} for count in counts]
-    assert all(event.timestamp_unix_ns == _TIME for event, count in zip(events, counts, strict=True) if count)
+    assert all(event.timestamp_unix_ns == TIME for event, count in zip(events, counts, strict=True) if count)
     monkeypatch.setattr(RecordWriter, "write", None)  # none of them is written by itself
     assert len(transcoded(METRICS, records, Choice(names)).ids) == len(counts)
 
@@ -395,7 +276,7 @@ def check_many(signal: Signal, records: list[bytes], choice: Choice) -> Transcod
         assert one.id == event_id
         if len(other.id) == 26:
             other.id = one.id
-        if not abs(one.timestamp_unix_ns - _TIME) < 10**6:
+        if not abs(one.timestamp_unix_ns - TIME) < 10**6:
             other.timestamp_unix_ns = one.timestamp_unix_ns
         assert one == other
     assert [one.dead.refusal._replace(event_id="") for one in done.dead] == [
@@ -405,7 +286,7 @@ def check_many(signal: Signal, records: list[bytes], choice: Choice) -> Transcod
 
 
 def test_requests_that_are_read_in_several_ways_at_a_time_are_each_read_in_their_own() -> None:
-    record = LogRecord(time_unix_nano=_TIME, severity_text="I").SerializeToString()
+    record = LogRecord(time_unix_nano=TIME, severity_text="I").SerializeToString()
     record += b"".join(tagged(6, len(one)) + one for one in (write("a", "1"), write("b", "2")))
     body = b"".join(join([Scope(b"", b"", 1_000 * [record])]))
     ways = [(Choice(), "east"), (Choice(["a"]), ""), (Choice(()), "west"), (Choice(["b"]), "east")]

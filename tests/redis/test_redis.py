@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from polku import (
-    Batch,
     BufferStrategy,
-    Emitter,
     Event,
     Hub,
-    MisconfiguredError,
     PlanError,
     RedisStreamsEmitter,
     RedisStreamsSource,
-    RetryableError,
-    Secret,
     Source,
 )
 from polku.clock import SystemClock
@@ -33,63 +25,11 @@ from polku.testing import EmitterCheck, SourceCheck, emitter_checks, source_chec
 from tests.redis.destination import Redis
 from tests.redis.origin import RedisOrigin
 from tests.redis.server import Server, needs_redis
+from tests.redis.streams import pending, wait_for, write
 from tests.support.recorder import Recorder
 from tests.tracing.spans import InMemory, id_of, parent_of
 
 pytestmark = needs_redis
-NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Any]:
-    with server.client() as client:
-        yield client
-
-
-@pytest.fixture
-def stream() -> str:
-    return f"stream-{next(NUMBERS)}"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Recorder:
-    return Recorder(tmp_path / "out")
-
-
-def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def write(client: Any, stream: str, count: int, start: int = 0) -> None:
-    for number in range(start, start + count):
-        event = Event(id=f"e{number:05d}", event_type="t", source="s")
-        client.xadd(stream, {"data": event.SerializeToString()})
-
-
-def pending(client: Any, stream: str, group: str = "g") -> int:
-    return int(client.xpending(stream, group)["pending"])
-
-
-def emit(emitter: Emitter, *events: Event) -> list[Any]:
-    """Emit one batch as it is, without the resilience around it."""
-
-    async def run() -> list[Any]:
-        try:
-            return list(await emitter.emit(Batch.from_events(events, routes=())) or ())  # type: ignore[misc]
-        finally:
-            await emitter.close()  # type: ignore[attr-defined]
-
-    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("check", emitter_checks(Redis.abilities), ids=str)
@@ -276,82 +216,6 @@ def test_entries_can_be_deleted_when_they_are_in_and_a_group_can_begin_at_the_en
         write(client, stream, 3, 5)
         assert [event.id for event in out.wait_for(3)] == ["e00005", "e00006", "e00007"]
         wait_for(lambda: client.xlen(stream) == 5)
-
-
-def test_the_emitter_routes_by_template_and_bounds_streams(server: Server, client: Any, stream: str) -> None:
-    emitter = RedisStreamsEmitter(f"{stream}.{{source}}", url=server.url, max_len=10).build(SystemClock())
-    events = [Event(id=f"{number}", source="a") for number in range(500)]
-    failures = emit(emitter, *events, Event(id="none"), Event(id="b", source="b", metadata={"traceparent": "00-1"}))
-    assert [(failure.event_id, failure.retryable) for failure in failures] == [("none", False)]
-    assert "stream: the event has no source" in failures[0].reason
-    assert 10 <= client.xlen(f"{stream}.a") < 300
-    ((_, fields),) = client.xrange(f"{stream}.b")
-    assert fields[b"traceparent"] == b"00-1"
-    assert Event.FromString(fields[b"data"]).id == "b"
-
-
-def test_a_key_of_another_kind_holds_everything_or_only_what_chose_it(server: Server, client: Any, stream: str) -> None:
-    client.set(stream, "text")
-    with pytest.raises(MisconfiguredError, match="WRONGTYPE"):
-        emit(RedisStreamsEmitter(stream, url=server.url).build(SystemClock()), Event(id="a"))
-    chosen = RedisStreamsEmitter("{source}", url=server.url).build(SystemClock())
-    failures = emit(chosen, Event(id="a", source=stream), Event(id="b", source=f"{stream}-fine"))
-    assert [(failure.event_id, failure.retryable) for failure in failures] == [("a", False)]
-    assert client.xlen(f"{stream}-fine") == 1
-
-
-def test_a_full_memory_is_tried_again(stream: str) -> None:
-    server = Server("--maxmemory", "100mb", "--maxmemory-policy", "noeviction")
-    try:
-        with server.client() as client:
-            client.config_set("maxmemory", 1)
-            emitter = RedisStreamsEmitter(stream, url=server.url).build(SystemClock())
-            (failure,) = emit(emitter, Event(id="a"))
-            assert failure.retryable
-            assert "OutOfMemoryError" in failure.reason
-            client.config_set("maxmemory", 0)
-            assert emit(emitter, Event(id="a")) == []
-    finally:
-        server.close()
-
-
-def test_credentials_that_are_refused_are_an_alarm_until_they_are_right(tmp_path: Path, stream: str) -> None:
-    server, secret, out = Server("--requirepass", "right"), tmp_path / "secret", Recorder(tmp_path / "out")
-    try:
-        secret.write_text("wrong")
-        password = Secret(f"file:{secret}")
-        with pytest.raises(MisconfiguredError, match="AuthenticationError"):
-            emit(RedisStreamsEmitter(stream, url=server.url, password=password).build(SystemClock()), Event(id="a"))
-        source = RedisStreamsSource(stream, "g", url=server.url, password=password)
-        with Hub(runtime="inline").source(source).emitter(out).start() as pipeline:
-            wait_for(lambda: not pipeline.health().components["source:redis"][0])
-            secret.write_text("right")
-            emit(RedisStreamsEmitter(stream, url=server.url, password=password).build(SystemClock()), Event(id="a"))
-            assert [event.id for event in out.wait_for(1)] == ["a"]
-    finally:
-        server.close()
-
-
-def _takes(emitter: RedisStreamsEmitter, event: Event) -> bool:
-    try:
-        return emit(emitter.build(SystemClock()), event) == []
-    except RetryableError:
-        return False
-
-
-def test_a_batch_that_replicas_must_have_waits_for_them(server: Server, stream: str) -> None:
-    emitter = RedisStreamsEmitter(stream, url=server.url, replicas=1, timeout=4.0)
-    with pytest.raises(RetryableError, match="0 of 1 replicas have the entries"):
-        emit(emitter.build(SystemClock()), Event(id="a"))
-    replica = Server("--replicaof", "127.0.0.1", str(server.port))
-    try:
-        with replica.client() as client:
-            wait_for(lambda: client.info("replication")["master_link_status"] == "up")
-            patient = RedisStreamsEmitter(stream, url=server.url, replicas=1)
-            wait_for(lambda: _takes(patient, Event(id="b")))  # the other end of the link may be up later
-            wait_for(lambda: client.xlen(stream) >= 2)
-    finally:
-        replica.close()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import ray
 import ray.exceptions
@@ -20,19 +20,16 @@ from polku.actors.changes import Changes
 from polku.actors.handles import ActorHandles, LaneHandles
 from polku.actors.lane_change import StuckError
 from polku.actors.nodes import LanePlace, Node
-from polku.errors import ChangeError, DrainingError, UnavailableError
+from polku.errors import ChangeError, UnavailableError
 from polku.gateway.addresses import Addresses
 from polku.plan import Plan
 from polku.runtime.report import StopReport, add_up
 from polku.testing.simulation.clients import SendChannel
 from polku.testing.simulation.cluster import Cluster
-from polku.testing.simulation.inline import IntakeDoor
 from polku.testing.simulation.loop import Process
 from polku.testing.simulation.shells import SimulatedBuffer, SimulatedEmitter, SimulatedIngest, SimulatedLane
 from polku.testing.simulation.world import World
-from polku.v1.gateway_pb2 import Ack
-
-T = TypeVar("T")
+from tests.simulation.roaming import RoamingDoor
 
 _TELL_SECONDS = 1.0  # between two looks of the supervisor
 _KNOW_SECONDS = 2.0  # until a supervisor that has not heard of other lanes is told again
@@ -354,55 +351,3 @@ _CALLS: dict[str, Callable[..., Awaitable[Any]]] = {
     "open_for": _open_for,
     "close": lambda shell: shell.close(),
 }
-
-
-class RoamingDoor:
-    """The ways into the lanes that there are; a client keeps to one for as long as that takes what is new.
-
-    One that sends batches from `inside` of the application learns of that by its errors, and knows those that there
-    were when it began.
-    """
-
-    def __init__(self, cluster: GrowingCluster, number: int, *, inside: bool) -> None:
-        self._cluster = cluster
-        self._turn = number
-        self._known = cluster.taking
-        self._inside = inside
-        self.lane = 0
-
-    async def batch(self, message: bytes) -> Ack:
-        """Send an `IngestBatch`."""
-        if not self._inside:
-            return await self._sent(self._port().batch(message))
-        known = self._known[self._turn % len(self._known)]
-        return await self._sent(self._cluster.doors[known].submit(message))
-
-    async def event(self, message: bytes) -> Ack:
-        """Send an `IngestEvent`."""
-        return await self._sent(self._port().event(message))
-
-    async def together(self, message: bytes) -> Ack:
-        """Send an `IngestEvent` with those that come in the same moment."""
-        return await self._sent(self._port().together(message))
-
-    async def stream(self, client: str, message: bytes) -> Awaitable[Ack]:
-        """Send an `IngestBatch` down a stream."""
-        return self._sent(await self._sent(self._port().stream(client, message)))
-
-    def _port(self) -> IntakeDoor:
-        doors = self._cluster.doors
-        lanes = [number for number in self._cluster.taking if number in self._cluster.open]
-        if not lanes:
-            raise UnavailableError("connection refused")
-        if self.lane not in lanes or doors[self.lane].is_leaving:
-            self._turn += 1
-            self.lane = lanes[self._turn % len(lanes)]
-        return doors[self.lane]
-
-    async def _sent(self, call: Awaitable[T]) -> T:
-        """Return the answer; where the lane is away, or takes nothing any more, the next call turns to another one."""
-        try:
-            return await call
-        except (UnavailableError, DrainingError) as error:
-            self._turn, self.lane = self._turn + 1, 0
-            raise UnavailableError(str(error)) from None

@@ -26,7 +26,8 @@ from polku.runtime.report import StopReport
 from polku.testing.simulation.clients import SendChannel
 from polku.testing.simulation.part import SimulatedPart
 from polku.testing.simulation.world import World
-from tests.simulation.lanes import GrowingCluster, Handle, RoamingDoor
+from tests.simulation.lanes import GrowingCluster, Handle
+from tests.simulation.roaming import RoamingDoor
 
 _AWAY_SECONDS = 0.2  # until who calls a part of a node that is lost learns that it is away
 _MARGIN_SECONDS = 7.0  # before a node goes, in which its lane is to have ended: 5 of them are the product's
