@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 
 from confluent_kafka import Consumer, TopicPartition
 
 from polku import KafkaEmitter
 from polku.testing import Ability, Destination
 from tests.kafka.broker import Cluster
-from tests.kafka.real import Broker
+from tests.kafka.real import OnRealBroker
 
 TOPIC = "conformance"
 
@@ -89,23 +88,8 @@ class Kafka(Destination):
         return ids
 
 
-class RealKafka(Kafka):
-    """A partition of a real broker, which stays: a start of it takes longer than the suite waits for anything."""
+class RealKafka(OnRealBroker, Kafka):
+    """A partition of a real broker."""
 
     abilities = Ability.ORDER
-    numbers = itertools.count()
-
-    def __init__(self, node: Broker) -> None:
-        super().__init__()
-        self.node = node
-        self.topic = node.topic(f"{TOPIC}-{next(self.numbers)}", 1)
-
-    @property
-    def bootstrap(self) -> str:
-        return self.node.bootstrap
-
-    async def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
+    prefix = TOPIC

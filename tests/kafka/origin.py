@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 
 from polku import KafkaSource
 from polku.testing import Origin, OriginAbility
 from tests.kafka.broker import Cluster
 from tests.kafka.clients import committed, write
-from tests.kafka.real import Broker
+from tests.kafka.real import OnRealBroker
 from tests.kafka.sources import QUICK
 
 TOPIC, GROUP = "origin", "check"
@@ -64,23 +63,8 @@ class KafkaOrigin(Origin):
         return max(0, offset)
 
 
-class RealKafkaOrigin(KafkaOrigin):
-    """A partition of a real broker, which stays: a start of it takes longer than the suite waits for anything."""
+class RealKafkaOrigin(OnRealBroker, KafkaOrigin):
+    """A partition of a real broker."""
 
     abilities = OriginAbility.COMMITS
-    numbers = itertools.count()
-
-    def __init__(self, node: Broker) -> None:
-        super().__init__()
-        self.node = node
-        self.topic = node.topic(f"{TOPIC}-{next(self.numbers)}", 1)
-
-    @property
-    def bootstrap(self) -> str:
-        return self.node.bootstrap
-
-    async def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
+    prefix = TOPIC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import subprocess
 import time
@@ -120,3 +121,26 @@ def broker(folder: Path, authority: Path | None = None, pair: Pair | None = None
         yield node
     finally:
         node.kill()
+
+
+class OnRealBroker:
+    """A partition of a real broker, which stays: a start of it takes longer than the suites wait for anything."""
+
+    numbers = itertools.count()
+    prefix: str
+
+    def __init__(self, node: Broker) -> None:
+        super().__init__()
+        self.node = node
+        self.topic = node.topic(f"{self.prefix}-{next(self.numbers)}", 1)
+
+    @property
+    def bootstrap(self) -> str:
+        """The address of the broker."""
+        return self.node.bootstrap
+
+    async def start(self) -> None:
+        """Do nothing: it runs."""
+
+    async def stop(self) -> None:
+        """Do nothing: it goes on."""

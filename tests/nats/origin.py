@@ -9,36 +9,20 @@ from typing import Any
 from polku import Event, NatsSource
 from polku.testing import Origin, OriginAbility
 from tests.nats.server import Server
+from tests.support.real_server import OnRealServer
 
 STREAM, DURABLE = "ORIGIN", "check"
 
 
-class NatsOrigin(Origin):
+class NatsOrigin(OnRealServer[Server], Origin):
     """What was not acknowledged is delivered again after a second."""
 
     abilities = OriginAbility.COMMITS | OriginAbility.AWAY
 
-    def __init__(self) -> None:
-        self._server: Server | None = None
-
-    @property
-    def server(self) -> Server:
-        assert self._server is not None
-        return self._server
-
-    async def start(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.to_thread(Server)
-            await asyncio.to_thread(self._server.do, lambda js: js.add_stream(name=STREAM, subjects=["origin.>"]))
-        else:
-            await asyncio.to_thread(self._server.start)
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await asyncio.to_thread(self._server.close)
-
-    async def kill(self) -> None:
-        await asyncio.to_thread(self.server.kill)
+    def first(self) -> Server:
+        server = Server()
+        server.do(lambda streams: streams.add_stream(name=STREAM, subjects=["origin.>"]))
+        return server
 
     def source(self) -> NatsSource:
         return NatsSource(STREAM, DURABLE, servers=self.server.url, ack_seconds=1.0, window=self.window)

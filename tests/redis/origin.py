@@ -8,35 +8,18 @@ from collections.abc import Sequence
 from polku import Event, RedisStreamsSource
 from polku.testing import Origin, OriginAbility
 from tests.redis.server import Server
+from tests.support.real_server import OnRealServer
 
 STREAM, GROUP = "origin", "check"
 
 
-class RedisOrigin(Origin):
+class RedisOrigin(OnRealServer[Server], Origin):
     """What a consumer did not acknowledge is claimed by another one after a second."""
 
     abilities = OriginAbility.COMMITS | OriginAbility.AWAY
 
-    def __init__(self) -> None:
-        self._server: Server | None = None
-
-    @property
-    def server(self) -> Server:
-        assert self._server is not None
-        return self._server
-
-    async def start(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.to_thread(Server)
-        else:
-            await asyncio.to_thread(self._server.start)
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await asyncio.to_thread(self._server.close)
-
-    async def kill(self) -> None:
-        await asyncio.to_thread(self.server.kill)
+    def first(self) -> Server:
+        return Server()
 
     def source(self) -> RedisStreamsSource:
         url, window = self.server.url, self.window
