@@ -14,7 +14,9 @@ from polku.emit.grpc.addresses import Address
 from polku.rpc.client import Listener
 from polku.rpc.status import Status, StatusCode
 from polku.security.client_tls import ClientTls, Pems
+from polku.text import line
 
+_REASON = 1_000  # characters of what a server says about the end of a call
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined] # its stub lags behind
 
 
@@ -116,7 +118,7 @@ class GrpcioCall:
                 raise
             code, details = grpc.StatusCode.CANCELLED, "the call was cancelled"
         if not self._is_cancelled:
-            self._listener.ended(Status(StatusCode[code.name], details or ""))
+            self._listener.ended(Status(StatusCode[code.name], line(details or "", _REASON)))
 
 
 def _options(connect_timeout: float) -> list[tuple[str, int]]:

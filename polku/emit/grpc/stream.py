@@ -18,6 +18,7 @@ from polku.rpc.status import Status, StatusCode
 from polku.security.secret import Secret, reveal
 
 _FRESH = 1.0
+_LAST_WORD_SECONDS = 1.0  # after all Acks, for the end of a call that is to be left
 _MISCONFIGURED = frozenset(
     {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.UNIMPLEMENTED, StatusCode.NOT_FOUND}
 )
@@ -167,7 +168,7 @@ class GrpcStream(Generic[A]):
 
     async def _write(self, pieces: Iterable[bytes], answer: asyncio.Future[A]) -> _Conversation:
         if self._conversation is not None and self._conversation.is_leaving:
-            await asyncio.wait((self._conversation.over,))  # what comes next stays behind what is in flight
+            await self._end_of(self._conversation)  # what comes next stays behind what is in flight
         if self._closed:
             raise RetryableError(f"{self._name}: the emitter was closed")
         if self._open and self._open[0].cancelled():
@@ -177,6 +178,15 @@ class GrpcStream(Generic[A]):
         self.messages += 1
         await conversation.call.write(pieces)
         return conversation
+
+    async def _end_of(self, conversation: _Conversation) -> None:
+        """Wait for the end of a call that the other side asked to leave, and end it where that stays out."""
+        while not conversation.over.done():
+            await asyncio.wait((conversation.over,), timeout=_LAST_WORD_SECONDS)
+            if not self._open and conversation is self._conversation:
+                self._conversation = None
+                conversation.call.cancel()
+                conversation.close()
 
     def _begin(self) -> _Conversation:
         """Begin a call; raises an `EmitError` where its token or its certificates cannot be had."""
