@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _ANSWER_BYTES = 16 * 1024
-_READ_SECONDS = 1.0  # for what stands in an answer that has confirmed the events
+_READ_SECONDS = 1.0  # for what stands in an answer: its status has said what counts
 
 
 class Body(StrEnum):
@@ -164,9 +164,7 @@ class _Poster:
         post = self._session.post
         try:
             async with post(url, data=request.body, headers=headers, allow_redirects=False, **options) as response:
-                if 200 <= response.status < 300:
-                    return await _taken(response)
-                content = await response.content.read(_ANSWER_BYTES)
+                content = await _said(response)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL) as error:
             self._broken += 1
             raise MisconfiguredError(f"{server}: {type(error).__name__}: {error}") from None
@@ -175,6 +173,8 @@ class _Poster:
             if isinstance(error, TimeoutError):
                 raise LateError(f"{server}: no answer within {self._config.timeout:g} s") from None
             raise RetryableError(f"{server}: {_why(error)}") from None
+        if 200 <= response.status < 300:
+            return []
         self._refused += 1
         text = content[:200].decode(errors="replace")
         reason = f"{server}: HTTP {response.status} {response.headers.get('Location', text)}".strip()
@@ -221,17 +221,17 @@ class _Request(NamedTuple):
         return [_Request(self.records[:middle], self.trace), _Request(self.records[middle:], self.trace)]
 
 
-async def _taken(response: aiohttp.ClientResponse) -> list[Failure]:
-    """Read what stands in an answer that has confirmed the events, so that its connection is used again.
+async def _said(response: aiohttp.ClientResponse) -> bytes:
+    """Read what stands in an answer, so that its connection is used again.
 
-    What cannot be read, or does not end, changes nothing of that: there are no failures.
+    What cannot be read, or does not end, changes nothing of what the status says.
     """
     import aiohttp
 
     with suppress(aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
         async with asyncio.timeout(_READ_SECONDS):
-            await response.content.read(_ANSWER_BYTES)
-    return []
+            return await response.content.read(_ANSWER_BYTES)
+    return b""
 
 
 def _why(error: Exception) -> str:
