@@ -30,6 +30,8 @@ SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "file")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _LATER = {"RequestTimeout", "NoSuchUpload", "OperationAborted", "SlowDown", "InternalError", "ServiceUnavailable"}
+_BROKEN = {"BadDigest", "IncompleteBody", "InvalidPart"}  # what arrived is not what was sent
+_NEVER = {"EntityTooLarge", "KeyTooLongError"}
 # Where a store looks for the credentials of the machine that it runs on, when it was given none.
 _NOWHERE = ("169.254.169.254", "/latest/api/token", "/latest/meta-data", "metadata.google.internal", "redential")
 _AT_ONCE = 12  # parts of one object that are sent side by side
@@ -261,13 +263,17 @@ def explain(where: str, error: Exception) -> EmitError:
     reason = f"{where}: {_first(error)}"
     if "TooSkewed" in code:
         return MisconfiguredError(f"{where}: clock skew ({code}): the clock of this machine is wrong; set it (NTP)")
-    if code in _LATER or status in (408, 409, 429) or status >= 500 or any(word in text for word in _FULL):
+    if code in _LATER | _BROKEN or status in (408, 409, 429) or status >= 500 or any(word in text for word in _FULL):
         return RetryableError(reason)
     if any(place in text for place in _NOWHERE):
         fix = "no credentials: set them in the environment (AWS_ACCESS_KEY_ID, …) or in options"
         return MisconfiguredError(f"{where}: {fix} ({_first(error)})")
-    if code == "EntityTooLarge" or "File name too long" in text:
+    if code in _NEVER or "File name too long" in text:
         return RejectedError(reason)
+    if status in (301, 307) or "redirect without LOCATION" in text:
+        return MisconfiguredError(
+            f"{where}: the bucket is elsewhere: set region, or endpoint, in options ({_first(error)})"
+        )
     if 300 <= status < 500 or code or _is_configuration(error, text):
         return MisconfiguredError(reason)
     return RetryableError(reason)
