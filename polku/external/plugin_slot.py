@@ -11,7 +11,7 @@ from polku.external.callback import Callback
 from polku.external.emitter import ExternalEmitter
 
 if TYPE_CHECKING:
-    from polku.external.slot import RunningSlot
+    from polku.external.running_slot import RunningSlot
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class PluginSlot:
 
     def build(self, clock: Clock) -> RunningSlot:
         """Make the running emitter."""
-        from polku.external.slot import RunningSlot
+        from polku.external.running_slot import RunningSlot
 
         return RunningSlot(self)
 

@@ -7,8 +7,8 @@ import logging
 from polku.batch.batch import Identity
 from polku.errors import PastLifeError, UnavailableError
 from polku.link.epoch import new_epoch
+from polku.link.open_numbers import OpenNumbers
 from polku.link.protocols import Push
-from polku.link.window import OpenNumbers
 from polku.log import RepeatedLog
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))

@@ -18,9 +18,9 @@ from polku.aio.eager import start_eagerly
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Answer, Deferred, Receipt, Turn
 from polku.errors import PastLifeError, UnavailableError
+from polku.link.open_numbers import Ranges
 from polku.link.protocols import Holding, Push, Receiver
 from polku.link.quarantine import Key, Patience, Quarantine, Work
-from polku.link.window import Ranges
 from polku.usercode import as_exception, contained, is_ours
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku.link.window import OpenNumbers, Ranges
+from polku.link.open_numbers import OpenNumbers, Ranges
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12)), max_size=40))
