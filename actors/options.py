@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-# Links do the resending (task retries of Ray duplicate and reorder), calls overlap within one event loop, and
-# nothing is recorded for each call. `num_cpus` 0: a part that waits for sockets must not wait for a free core.
+# Ray restarts an actor that dies (`max_restarts`); the supervisor only kills one that hangs. Links do the resending
+# (task retries of Ray duplicate and reorder), calls overlap within one event loop, and nothing is recorded for each
+# call. `num_cpus` 0: a part that waits for sockets must not wait for a free core.
 ACTOR: dict[str, Any] = {
     "num_cpus": 0,
     "max_restarts": -1,

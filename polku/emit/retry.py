@@ -1,4 +1,4 @@
-"""When to try again."""
+"""When a destination is tried again. Between parts of a pipeline a fixed series does it: `polku.link.transmission`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check the texts of a message and of an event: how long each is, and how many there are."""
+"""Check the texts of a message and of an event: how long each is, and how many there are. `admission` refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequencer in which a receiver works on one batch that may kill it, and on nothing else.
+"""Turns of a receiver, in each of which it works on one batch that may kill it, and on nothing else.
 
 Several senders feed one receiver, and each only knows that it died: to tell whose batch did it, a batch under suspicion
 is worked on alone. Its push asks for a turn. Nothing else is begun from then on; when what was begun before is done,

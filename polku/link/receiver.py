@@ -1,8 +1,9 @@
-"""The receiver's side of a link: every batch is applied once, in the order of its numbers.
+"""The receiver's side of a link: in one life of it every batch is applied once, in the order of its numbers.
 
 A receiver keeps, for each sender, the answers that the sender may still ask for, and as ranges the numbers that it has
 the final answers of. A batch that is pushed twice gets the answer of the first push, also while that is still being
 worked on; one that comes too early waits for its predecessor, for a while; a late copy of what was answered is refused.
+What a stage sends again after it died is recognised further on, by the buffer: `polku.buffer.remembered`.
 """
 
 from __future__ import annotations

@@ -133,6 +133,7 @@ class Transmission:
 
 
 def _default_delay(attempt: int) -> float:
+    """Return the seconds until parts try again; calls of destinations have those of `polku.emit.retry`."""
     return float(min(0.05 * 2 ** min(attempt - 1, 5), 1.0))
 
 
