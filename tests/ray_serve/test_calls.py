@@ -149,7 +149,7 @@ async def test_a_call_that_takes_too_long_is_cancelled(serve: Callable[[Handle],
 async def test_a_deployment_that_is_deleted_is_looked_up_again_and_the_others_do_not_try(
     serve: Callable[[Handle], list[str]],
 ) -> None:
-    gone = DeploymentUnavailableError("app/Store")  # type: ignore[arg-type]
+    gone = DeploymentUnavailableError("app/Store")
     looks = serve(handle := Handle(a=[gone]))
     failures = await emit("abc", max_in_flight=1)
     assert [(event_id, retryable) for event_id, _, retryable in failures] == [(one, True) for one in "abc"]
