@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polku.ingest import json_cut
 from polku.ingest.json_cut import elements, members, value_end
+from tests.support.examples import examples
 
 TEXTS = st.text(max_size=12) | st.sampled_from(['a","b', "},{", "[,]", '"', "\\", "é", "\n", ":"])
 _REAL = st.floats(allow_nan=False, allow_infinity=False)
@@ -41,7 +42,7 @@ def windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("size", [json_cut.LARGE, 40, 8])
 @given(values=st.lists(VALUES, max_size=12), indent=st.none() | st.integers(0, 2))
-@settings(max_examples=60, deadline=None)
+@examples(100)
 def test_elements_are_those_that_a_decoder_finds(size: int, values: list[Any], indent: int | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_cut, "LARGE", size)
@@ -49,13 +50,12 @@ def test_elements_are_those_that_a_decoder_finds(size: int, values: list[Any], i
 
 
 @given(values=st.dictionaries(TEXTS, VALUES, max_size=12), indent=st.none() | st.integers(0, 2))
-@settings(max_examples=60, deadline=None)
+@examples(100)
 def test_members_are_those_that_a_decoder_finds(values: dict[str, Any], indent: int | None) -> None:
     assert cut_object(written(values, indent)) == values
 
 
 @given(value=VALUES, behind=st.sampled_from([b"", b",", b" ,1", b"]", b" }", b"\n,"]))
-@settings(deadline=None)
 def test_the_end_of_a_value_is_found(value: Any, behind: bytes) -> None:
     data = written(value, None)
     assert value_end(b"x" + data + behind, 1) == 1 + len(data) + len(behind) - len(behind.lstrip())

@@ -252,7 +252,7 @@ def nearly(draw: st.DrawFn) -> bytes:
     return bytes(frame)
 
 
-@examples(1_000)
+@examples(300, slow=1_000)
 @given(st.lists(st.one_of(nearly(), events.map(Event.SerializeToString)), max_size=4), st.sampled_from(list(MAKERS)))
 def test_a_scan_of_anything_else_finds_nothing_or_what_a_parser_finds(frames: list[bytes], topic: str) -> None:
     found = Scanner("" if topic[0] == "{" else topic).scan(frames)
@@ -298,7 +298,7 @@ def test_records_of_which_one_has_other_fields_are_not(more: dict[str, Any]) -> 
     assert ColumnReader("").read(split_frames(block.payload), 0) is None
 
 
-@examples(1_000)
+@examples(300, slow=1_000)
 @given(
     st.lists(st.one_of(nearly(), events.map(Event.SerializeToString)), min_size=1, max_size=4),
     st.sampled_from(list(MAKERS)),

@@ -7,6 +7,11 @@ from hypothesis import settings
 _USUAL = 100  # of hypothesis itself
 
 
-def examples(count: int) -> settings:
-    """Return settings for a property that is tried on `count` examples where others are on a hundred."""
-    return settings(max_examples=max(10, count * settings.default.max_examples // _USUAL))  # type: ignore[union-attr]
+def examples(count: int, slow: int | None = None) -> settings:
+    """Return settings for a property that is tried on `count` examples where others are on a hundred.
+
+    With `slow` it is another count in `make slow`.
+    """
+    most = settings.default.max_examples  # type: ignore[union-attr]
+    wanted = count if slow is None or most < _USUAL else slow
+    return settings(max_examples=max(10, wanted * most // _USUAL))

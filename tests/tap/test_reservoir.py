@@ -45,7 +45,7 @@ def test_no_place_is_taken_twice_and_all_are() -> None:
     ("size", "batches"),
     [(5, [1, 2, 17, 20]), (10, [1, 30, 0, 9, 40]), (20, [40, 40, 40]), (20, [3, 50, 67]), (20, [100, 1, 7, 1, 12])],
 )
-@pytest.mark.parametrize("expected", [0, 30, 38])
+@pytest.mark.parametrize("expected", [0, pytest.param(30, marks=pytest.mark.slow), 38])
 def test_every_item_has_the_same_chance_wherever_it_stands_and_whatever_its_batch(
     size: int, batches: list[int], expected: int
 ) -> None:
