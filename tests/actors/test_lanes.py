@@ -319,7 +319,7 @@ async def test_a_lane_that_dies_starts_again_beside_the_journals_of_others(
     assert sorted(event.id for event in ARRIVED["out"]) == ["a", "b"]
 
 
-@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 @pytest.mark.parametrize("kind", ["actors", "chained", "shared"])
 async def test_random_numbers_of_lanes_while_actors_die(
     kind: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

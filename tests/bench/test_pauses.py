@@ -72,6 +72,7 @@ def test_each_kind_has_a_row() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_few_changes_are_measured_and_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMED, "1")

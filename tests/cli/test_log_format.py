@@ -22,7 +22,8 @@ hub = Hub().middleware(Transform(crash)).emitter(StdoutEmitter())
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-@pytest.mark.parametrize("runtime", ["inline", "ray"])
+# How the lines of workers become objects is in tests/actors/test_worker_log.py.
+@pytest.mark.parametrize("runtime", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_each_line_is_an_object(runtime: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if runtime == "ray":
         request.getfixturevalue("ray_session")

@@ -163,6 +163,7 @@ def test_what_collects_is_not_held_up_before_its_time(browser: Browser) -> None:
         page.close()
 
 
+@pytest.mark.slow  # test_page_on_ray.py has a page of lanes, test_tap.py the events of parts on Ray
 @pytest.mark.usefixtures("ray_session")
 def test_on_ray_the_events_of_a_lane_are_shown(browser: Browser) -> None:
     lanes = hub().emitter(Partner()).lanes(2)

@@ -207,6 +207,7 @@ def test_a_killed_replica_comes_back_and_nothing_is_lost_or_out_of_order(tmp_pat
     check(client.acked, recorder.events(), may_repeat=False)
 
 
+@pytest.mark.slow  # test_poison.py has a stage of one process
 def test_an_event_that_kills_replicas_is_found(tmp_path: Path) -> None:
     def die_of_it(event: Event) -> None:
         if event.id == "test-000007":
@@ -220,6 +221,7 @@ def test_an_event_that_kills_replicas_is_found(tmp_path: Path) -> None:
     assert ids(recorder.events()) == ids(numbered(7))
 
 
+@pytest.mark.slow  # test_partitions.py has two lanes that share a step
 def test_what_must_be_seen_whole_is_shared_by_all_lanes(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
     hub = Hub(runtime="ray").lanes(2).chain().middleware(mark).middleware(Deduplicator()).middleware(seen_by)

@@ -7,6 +7,7 @@ import pytest
 from tests.ray.test_node_lost import run
 
 
+@pytest.mark.slow  # the nodes start for it alone; tests/actors/test_remote_watch.py ends the same processes without
 @pytest.mark.timeout(300)
 def test_a_process_that_ends_on_another_node_is_in_health_at_once() -> None:
     found = run("ended_elsewhere")

@@ -165,7 +165,7 @@ def retries(pipeline: Pipeline) -> int:
     return sum(lane.emitters["store"].retries for lane in pipeline.statistics().lanes)
 
 
-@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_what_a_library_raises_while_its_server_is_away_gives_no_event_up(server: Away, count: int) -> None:
     import ray
 

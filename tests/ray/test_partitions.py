@@ -99,6 +99,7 @@ def test_two_lanes_share_what_partitions_have_seen_and_one_that_dies_loses_nothi
     check(sent, recorder.events())
 
 
+@pytest.mark.slow  # without processes it is in tests/actors/test_partitions.py
 def test_durable_partitions_know_what_was_seen_after_deaths_and_in_another_number_of_them(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "out")
 

@@ -20,7 +20,7 @@ from tests.support.recorder import Recorder
     ("door", "runtime"),
     [
         ("native", "inline"),
-        ("grpcio", "inline"),
+        pytest.param("grpcio", "inline", marks=pytest.mark.slow),
         pytest.param("native", "ray", marks=pytest.mark.slow),
     ],
 )
