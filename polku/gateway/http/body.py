@@ -59,6 +59,8 @@ class BodyReader:
             message = f"body: not complete after {self._limits.read_seconds} s; send smaller ones, or faster"
             raise RequestError(408, Code.MALFORMED, message, close=True) from None
         except _broken_body() as error:
+            if isinstance(error, RuntimeError) and request.transport is not None:
+                raise  # where it is gone, aiohttp says so by this one
             message = f"body: ended or broke off too early ({type(error).__name__}); send it again whole"
             raise RequestError(400, Code.MALFORMED, message, close=True) from None
         finally:
@@ -133,4 +135,5 @@ def _broken_body() -> tuple[type[Exception], ...]:
     import aiohttp
     from aiohttp import web
 
-    return (web.RequestPayloadError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, ConnectionError)
+    broken = (web.RequestPayloadError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError)
+    return (*broken, ConnectionError, RuntimeError)

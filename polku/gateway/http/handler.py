@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,15 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from polku.text import line
+
 Refuse = Callable[[int, str], web.Response]
 """Make the answer to something that is no request, of a status and a sentence."""
 
 _LINE_BYTES = 8190  # of the first line and of each field, as most servers have it
 _HEADERS = 128
+_EXCERPT = re.compile(r"b['\"]([^:'\"\\]{1,60})")
+_REASON = 200  # characters
 
 
 def handlers(server: web.Server, refuse: Refuse, **options: Any) -> Callable[[], RequestHandler]:
@@ -64,5 +69,12 @@ def _explain(status: int, error: BaseException | None) -> tuple[int, str]:
     if isinstance(error, BadHttpMessage):
         if "too many headers" in str(error).lower():
             return 431, f"head: it has more than {_HEADERS} fields; send fewer"
-        return 400, "head: it is not a valid HTTP/1.1 request; see RFC 9112"
+        return 400, f"head: it is not a valid HTTP/1.1 request ({_reason(str(error.message))}); see RFC 9112"
     return status, "the request failed before it was read; whether it took the events is unknown"
+
+
+def _reason(message: str) -> str:
+    """Return what aiohttp says, with the name of the field at fault: its value may be a secret."""
+    what, _, excerpt = message.partition("\n")
+    field = _EXCERPT.search(excerpt)
+    return line(what.strip(" :.") + (f": {field[1].strip()!r}" if field else ""), _REASON)

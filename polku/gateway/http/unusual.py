@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from polku.codes import Code
 from polku.gateway.http.answer import JSON, Metrics, ack_json
@@ -94,7 +94,7 @@ class Unusual:
 
         async def read(encoding: str) -> bytes:
             self._bodies.check_length(request.content_length)
-            if request.headers.get("Expect", "").lower() == "100-continue":
+            if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0
             return await self._bodies.decompress(await self._bodies.read(request), encoding)
@@ -209,8 +209,12 @@ def _own_address(request: web.Request) -> str:
 
 def _head(request: web.Request) -> Head:
     headers: dict[str, str] = {}
-    for name, value in request.headers.items():
-        headers.setdefault(name.lower(), value)
+    for field, value in request.headers.items():
+        name = field.lower()
+        if name in headers and name.startswith("ce-"):
+            message = f"{name[:100]}={value[:100]!r}: stands twice in the head; leave one of them out"
+            raise RequestError(400, Code.INVALID_RECORD, message)
+        headers.setdefault(name, value)
     source = request.query.get("source") or headers.get("x-polku-source", "")
     cluster = request.query.get("cluster") or headers.get("x-polku-cluster", "")
     try:

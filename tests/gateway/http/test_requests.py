@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import time
 
 import pytest
@@ -32,6 +33,32 @@ def test_a_large_upload_is_only_asked_for_when_it_is_wanted(address: str) -> Non
         assert connection.recv(65536).startswith(b"HTTP/1.1 415")
 
 
+def test_a_client_of_http_1_0_is_sent_no_100(address: str) -> None:
+    body = b'{"id": "old"}'
+    with connect(address) as client:
+        head = b"POST /v1/events HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert read_to_end(client).startswith(b"HTTP/1.0 200")
+
+
+def test_a_client_that_leaves_amid_a_body_is_no_fault_of_ours(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    for reset in (False, True):
+        with connect(address) as client:
+            client.sendall(_HEAD + b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{")
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert post(address, b'{"id": "a"}', "application/json").ids == ["a"]
+    assert curl(address, "/health").status == 200
+    assert "failed" not in caplog.text
+
+
+def test_a_cloudevent_with_a_header_twice_is_refused(address: str) -> None:
+    headers = [f"ce-{name}: 1" for name in ("id", "source", "type")] + ["ce-specversion: 1.0", "CE-Id: 2"]
+    answer = post(address, b"", "text/plain", *[word for header in headers for word in ("-H", header)])
+    assert (answer.status, answer.codes) == (400, ["INVALID_RECORD"])
+    assert answer.message == "ce-id='2': stands twice in the head; leave one of them out"
+
+
 _HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -39,7 +66,11 @@ _HEAD = b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"
     ("sent", "status", "message"),
     [
         (b"\x00\x01\r\n\r\n", 400, "head: it is not a valid HTTP/1.1 request"),
-        (_HEAD + b"a b: c\r\n\r\n", 400, "head: it is not a valid HTTP/1.1 request"),
+        (_HEAD + b"a b: secret\r\n\r\n", 400, ": 'a b'); see RFC 9112"),
+        (_HEAD + b"a: secret\x01\r\n\r\n", 400, ": 'a'); see RFC 9112"),
+        (_HEAD + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\n", 400, "Content-Length"),
+        (_HEAD + b"Content-Length: +3\r\n\r\n", 400, "Content-Length"),
+        (_HEAD.replace(b"Host: x\r\n", b"") + b"\r\n", 400, "'Host'"),
         (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 9_000), 431, "a line of it has more than 8190 bytes"),
         (_HEAD + b"a: %s\r\n\r\n" % (b"b" * 9_000), 431, "a line of it has more than 8190 bytes"),
         (_HEAD + b"a: b\r\n" * 200 + b"\r\n", 431, "it has more than 128 fields"),
@@ -54,6 +85,7 @@ def test_what_is_no_request_is_answered_in_the_form_of_all_answers(
         answer = parse(read_to_end(client))
     assert (answer.status, answer.codes) == (status, ["MALFORMED"])
     assert message in answer.message
+    assert "secret" not in answer.message
     assert (answer.headers["server"], answer.headers["content-type"]) == ("polku", "application/json")
 
 
