@@ -120,6 +120,11 @@ class Consumer:
         """Pull nothing more; the group stays joined."""
         self._pulling = False
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more is pulled."""
+        return not self._pulling
+
     async def close(self) -> None:
         """Leave the group and release the client."""
         self._ended = True

@@ -139,8 +139,8 @@ class Puller:
         return SourceState(text, alarm, self._records, self._commits, lag, flying)
 
     def assigned(self, places: Sequence[Place]) -> None:
-        """Begin to work on these partitions, unless it leaves the group."""
-        if self._consumer is None:
+        """Begin to work on these partitions, unless it leaves the group, for good or to join it again."""
+        if self._consumer is None or self._consumer.is_stopped:
             return
         for place in places:
             self._topic_faults.pop(place[0], None)

@@ -93,3 +93,20 @@ async def test_partitions_that_are_assigned_while_it_leaves_the_group_are_left_a
     await puller.close()
     puller.assigned([("t", 0)])
     assert puller.state().text.startswith("0 partitions")
+
+
+async def test_partitions_that_are_assigned_while_it_is_about_to_join_again_are_left_alone() -> None:
+    puller = Puller(KafkaSource("t", "g", bootstrap_servers="127.0.0.1:1"))
+    opened: list[str] = []
+
+    def open_stream(source: str, **_: Any) -> Any:
+        opened.append(source)
+
+    running = asyncio.ensure_future(puller.run(open_stream))
+    await asyncio.sleep(0)
+    assert puller._consumer is not None
+    puller._consumer.stop()
+    puller.assigned([("t", 0)])
+    assert (opened, puller.state().text[:12]) == ([], "0 partitions")
+    await puller.close()
+    await running
