@@ -98,7 +98,10 @@ class Histogram:
         """Count a value, so many times; one below zero counts as zero."""
         if value < 0:
             value = 0.0
-        bucket = _bucket(int(value * self._per_unit))
+        bucket = int(value * self._per_unit)
+        if bucket >= 2 * _SUBS:  # as in `_bucket`, without a call
+            shift = bucket.bit_length() - _SUB - 1
+            bucket = (shift << _SUB) + (bucket >> shift)
         self._counts[bucket] = self._counts.get(bucket, 0) + count
         self._sum += value * count
 

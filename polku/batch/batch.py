@@ -170,7 +170,7 @@ class Batch:
     @property
     def header(self) -> Header:
         """The header that goes to the next actor beside `payload`."""
-        return Header(len(self), self.identity, self.routes, self.enqueued_ns, self.trace, self.wants_fates)
+        return Header(self._count, self.identity, self.routes, self.enqueued_ns, self.trace, self.wants_fates)
 
     @property
     def events(self) -> list[Event]:
@@ -201,9 +201,9 @@ class Batch:
         """The size in bytes; before the events are encoded again, that of what they were made from."""
         if self._payload is not None:
             return len(self._payload)
-        if self._estimate:
-            return self._estimate
-        return sum(map(Event.ByteSize, self._events or ())) + 3 * len(self)
+        if not self._estimate:  # protobuf writes an event to learn its size
+            self._estimate = sum(map(Event.ByteSize, self._events or ())) + 3 * self._count
+        return self._estimate
 
     @property
     def ids(self) -> list[str]:
@@ -228,13 +228,22 @@ class Batch:
 
     def sealed(self) -> Batch:
         """Return the batch as bytes alone, so that holding it costs no more than its size."""
-        return Batch.from_wire(self.header, self.payload)
+        return self._sealed(self.identity)
 
     def unidentified(self) -> Batch:
         """Return the same events without an identity: whoever sends them next gives them a new one."""
-        if self.identity is None:
-            return self
-        return Batch.from_wire(self.header._replace(identity=None), self.payload)
+        return self if self.identity is None else self._sealed(None)
+
+    def _sealed(self, identity: Identity | None) -> Batch:
+        return Batch(
+            payload=self.payload,
+            count=self._count,
+            routes=self.routes,
+            identity=identity,
+            enqueued_ns=self.enqueued_ns,
+            trace=self.trace,
+            wants_fates=self.wants_fates,
+        )
 
     def traced(self, trace: str) -> Batch:
         """Return the same events under the same header but for its `trace`."""

@@ -79,8 +79,9 @@ _ROUTE_TAG = b"\x3a"
 _LONG_ROUTE_TAG = b"\xba"  # the same number in more bytes than it takes: parsers read it alike
 _LONG_ROUTE_TAG_GOES_ON = frozenset(b"\x00\x80")
 _TRIES = 100
-_LOOK_COSTS = 1_500  # bytes that a search for a text passes in the time of one look at the byte behind another
-_FREE_LOOKS = 16
+_LOOK_COSTS = 4_000  # bytes that a search for a text passes in the time of one look at the byte behind another, or more
+_FREE_LOOKS = 4
+_MANY = 20_000  # bytes of a payload from which on such looks can save time
 _LARGE = 2_000  # bytes of an event: protobuf's copies cost more than steps in Python
 
 
@@ -280,14 +281,18 @@ def may_have_tag(payload: bytes, first: bytes, second: Container[int], tries: in
 def may_have_entry(payload: bytes, name: bytes) -> bool:
     """Return whether any event of a serialised `EventPayload` has, or seems to have, metadata of this short name.
 
-    A search for the name takes 0.45 ns a byte, which is half of what it costs to admit an event of 16 kB. One for the
-    byte in front of it, its length as a varint, takes a tenth of that, where this byte is rare.
+    A search for the name takes 0.2 to 0.3 ns a byte from the end; from the beginning it takes 0.45, since CPython then
+    searches in another way. One for the byte in front of it, its length as a varint, takes 0.04 where this is rare.
     """
     size = len(name)
     short, long = bytes([size]), bytes([size | 128])  # a varint may be longer than it has to be
-    if _is_rare_before(payload, short, name[:1]) and _is_rare_before(payload, long, b"\0\x80"):
+    if (
+        len(payload) >= _MANY
+        and _is_rare_before(payload, short, name[:1])
+        and _is_rare_before(payload, long, b"\0\x80")
+    ):
         return False
-    return name in payload
+    return payload.rfind(name) >= 0
 
 
 def _is_rare_before(payload: bytes, first: bytes, second: bytes) -> bool:

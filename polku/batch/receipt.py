@@ -119,6 +119,12 @@ class Receipt(NamedTuple):
         first, end = (bisect_left(self.fates, place, key=_PLACE) for place in (start, start + count))
         return self._replace(refused=refused, fates=moved(self.fates[first:end], -start))
 
+    def without_events(self) -> Receipt:
+        """Return what the receipt says of the pipeline, and nothing of the events of its batch."""
+        if not (self.refused or self.output or self.fates):
+            return self
+        return self._replace(refused=(), output=(), fates=())
+
     def counts_of(self, events: int) -> Counts:
         """Return the counts of a batch of that many events, by the fates that this receipt has."""
         if not self.fates:

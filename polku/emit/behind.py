@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from polku.aio.context import Within
 from polku.batch.batch import Batch
 from polku.batch.receipt import Accepted, Answer, Receipt
 
@@ -127,14 +128,9 @@ def behind() -> WaitingBatches:
     return WaitingBatches() if batches is None else batches
 
 
-@contextlib.contextmanager
-def delivering_before(batches: WaitingBatches) -> Iterator[None]:
-    """Make `batches` what waits behind the one that is being delivered."""
-    token = _CURRENT.set(batches)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+def delivering_before(batches: WaitingBatches) -> Within[WaitingBatches]:
+    """Make `batches` what waits behind the one that is being delivered, within a block."""
+    return Within(_CURRENT, batches)
 
 
 def spread(number: int, length: int) -> int:

@@ -33,10 +33,12 @@ async def read_outcome(result: object, batch: Batch, given: Batch) -> list[Failu
     None means that all events were taken. A generator of failures runs here. `given` is the copy of the batch that the
     emitter had; it may have given the events other ids there, by which it names them.
     """
+    if result is None:  # as most say at once
+        return []
     if inspect.isawaitable(result):
         result = await result
-    if result is None:
-        return []
+        if result is None:
+            return []
     if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
         raise WrongAnswerError(
             f"the emitter returned {shorten(result)}; return None, or a Failure for each failed event"

@@ -7,10 +7,10 @@ it until nothing was noted for too long, and sends only what was not noted again
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 
+from polku.aio.context import Within
 from polku.contracts import Failure
 
 
@@ -67,11 +67,6 @@ def current() -> Progress:
     return _CURRENT.get() or Progress()
 
 
-@contextlib.contextmanager
-def watching(progress: Progress) -> Iterator[Progress]:
-    """Make `progress` the current one."""
-    token = _CURRENT.set(progress)
-    try:
-        yield progress
-    finally:
-        _CURRENT.reset(token)
+def watching(progress: Progress) -> Within[Progress]:
+    """Make `progress` the current one, within a block."""
+    return Within(_CURRENT, progress)

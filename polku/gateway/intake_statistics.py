@@ -151,7 +151,7 @@ class IntakeCounters:
             refused = len(receipt.refused)
             if refused:
                 self._refused_by.update(refusal.code for refusal in receipt.refused)
-            self.latest = receipt._replace(refused=(), fates=())
+            self.latest = receipt.without_events()
         else:
             draining = not answer.cancelled() and isinstance(answer.exception(), DrainingError)
             self._refused_by[Code.DRAINING if draining else Code.UNAVAILABLE] += count

@@ -68,7 +68,7 @@ class Settlement:
         try:
             if wait is not None:
                 receipt = await wait
-                self._latest = receipt._replace(refused=(), output=(), fates=())
+                self._latest = receipt.without_events()
             fates: Sequence[Fate] = receipt.fates
             refused = {refusal.position: refusal for refusal in receipt.refused}
             while settled:
@@ -94,9 +94,8 @@ class Settlement:
             counts, own = counts if inner else counts.plus(own), _NONE
         output = tuple(traced(made, trail) for made in receipt.output)
         refusals = tuple(refused[at] for at in sorted(refused))
-        return receipt._replace(
-            refused=refusals, counts=counts, output=output, fates=tuple(sorted(fates)) if fates else (), own=own
-        )
+        told = tuple(sorted(fates)) if fates else ()
+        return Receipt(refusals, counts, receipt.buffer_size, receipt.buffer_capacity, output, told, own)
 
     def begin_move(self) -> None:
         """Take note of what steps are told from now on, until `end_move`."""

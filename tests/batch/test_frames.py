@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polku import Event
-from polku.batch.frames import _read_whole, count_events, has_more_fields, join_with_field, read_envelope, read_frames
+from polku.batch.frames import (
+    _read_whole,
+    count_events,
+    has_more_fields,
+    join_with_field,
+    may_have_entry,
+    read_envelope,
+    read_frames,
+)
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent, RawPayload
 
 TEXTS = st.sampled_from(["", "a", "b" * 127, "b" * 128, "ä"])
@@ -98,3 +106,26 @@ def test_a_field_behind_each_event_is_one_of_each_event(events: list[Event], clu
     for event in events:
         event.metadata["cluster"] = cluster
     assert list(EventPayload.FromString(joined).events) == events
+
+
+@pytest.mark.parametrize("filling", [b"x", b"\x07c", b"\x87\x00", b"\x07"])
+@pytest.mark.parametrize("size", [10, 1_000, 40_000])
+@given(place=st.integers(0, 3), has_one=st.booleans())
+def test_an_entry_is_found_wherever_it_stands_and_none_elsewhere(
+    filling: bytes, size: int, place: int, has_one: bool
+) -> None:
+    events = [Event(id=f"e-{number}", payload=filling * (size // len(filling))) for number in range(4)]
+    if has_one:
+        events[place].metadata["cluster"] = "prod"
+    assert may_have_entry(EventPayload(events=events).SerializeToString(), b"cluster") is has_one
+
+
+def test_an_entry_with_a_longer_length_than_it_takes_is_found() -> None:
+    entry = b"\x0a\x87\x00cluster\x12\x04prod"
+    event = bytes([Event.DESCRIPTOR.fields_by_name["metadata"].number << 3 | 2]) + bytes([len(entry)]) + entry
+    assert Event.FromString(event).metadata == {"cluster": "prod"}
+    for payload in (b"", b"x" * 40_000):
+        whole = (
+            EventPayload(events=[Event(payload=payload)]).SerializeToString() + b"\x0a" + bytes([len(event)]) + event
+        )
+        assert may_have_entry(whole, b"cluster")
