@@ -108,6 +108,31 @@ async def test_a_header_block_without_end_finds_one() -> None:
     assert last(client).code is ErrorCode.ENHANCE_YOUR_CALM
 
 
+async def test_continuations_without_anything_in_them_find_an_end() -> None:
+    client = Client(LIMITS)
+    client.greet()
+    client.send(f.frame(f.HEADERS, 0, 1, b"\x83"))
+    client.send(f.frame(f.CONTINUATION, 0, 1, b"") * (LIMITS.empty_frames - 1))
+    assert not client.transport.is_closing
+    client.send(f.frame(f.CONTINUATION, 0, 1, b"") * 5)
+    goaway = last(client)
+    assert goaway.code is ErrorCode.ENHANCE_YOUR_CALM
+    assert "frames that bring nothing" in goaway.payload.decode()
+
+
+async def test_a_table_that_is_larger_than_was_allowed_ends_the_connection() -> None:
+    larger = b"\x3f\x45"  # a table of 100 bytes (RFC 7541, section 6.3)
+    for is_acknowledged in (False, True):  # until then the peer need not know the limit
+        client = Client(ConnectionLimits(header_table=50))
+        client.greet()
+        if is_acknowledged:
+            client.send(f.frame(f.SETTINGS, f.ACK, 0))
+        smaller = b"\x20" if is_acknowledged else b""  # what the peer has to say first, once it knows
+        client.send(f.frame(f.HEADERS, f.END_HEADERS, 1, smaller + larger + client.head()) + data(1, b"a", end=True))
+        assert client.transport.is_closing is is_acknowledged
+    assert last(client).code is ErrorCode.COMPRESSION_ERROR
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
