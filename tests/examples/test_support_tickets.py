@@ -10,13 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("wordllama", reason="the model's package is not installed: pip install wordllama")
-pytest.importorskip("pyarrow", reason="the archive has Parquet files: pip install 'polku[parquet]'")
-pytest.importorskip("obstore", reason="the archive needs it: pip install 'polku[s3]'")
 
 from tests.emit.s3_server import KEYS, S3Server
 from tests.examples.tickets import TEAMS, Load, check, files, ids
@@ -24,6 +21,12 @@ from tests.kafka.broker import Cluster
 from tests.kafka.clients import wait_for
 from tests.support.ports import free_port
 from tests.support.server import Server, environment
+
+NEEDED = {"wordllama": "wordllama", "pyarrow": "'polku[parquet]'", "obstore": "'polku[s3]'"}
+MISSING = [package for module, package in NEEDED.items() if find_spec(module) is None]
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"what the example needs is missing: pip install {' '.join(MISSING)}"
+)
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "support_tickets"
 AWS = {

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
-
-pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'polku[serve]'")
-
 from ray.exceptions import ActorDiedError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from polku import (
     Batch,
@@ -27,6 +25,18 @@ from polku import (
 from polku.errors import RejectedError, RetryableError
 from polku.ray_serve import calls
 from polku.testing import run
+
+# To import Ray Serve takes most of a second, in each worker of the tests: only what runs does.
+pytestmark = pytest.mark.skipif(
+    find_spec("fastapi") is None, reason="Ray Serve is not installed: pip install 'polku[serve]'"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Import Ray Serve, which warns of its own use of other libraries."""
+    with warnings.catch_warnings(action="ignore"):
+        import ray.serve  # noqa: F401
 
 
 class Response:
@@ -92,12 +102,16 @@ async def emit(ids: str, **options: Any) -> list[tuple[str, str, bool]]:
 
 
 async def test_a_full_deployment_is_called_again(serve: Callable[[Handle], list[str]]) -> None:
+    from ray.serve.exceptions import BackPressureError
+
     serve(handle := Handle(a=[BackPressureError(1, 1), BackPressureError(1, 1)]))
     assert await emit("ab") == []
     assert sorted(handle.came) == ["a", "a", "a", "b"]
 
 
 async def test_one_that_stays_full_may_take_the_event_later(serve: Callable[[Handle], list[str]]) -> None:
+    from ray.serve.exceptions import BackPressureError
+
     serve(Handle(a=[BackPressureError(1, 1)] * 9))
     ((event_id, reason, retryable),) = await emit("ab", timeout=0.2)
     assert (event_id, reason.partition(": ")[0], retryable) == ("a", "app is full", True)
@@ -149,6 +163,8 @@ async def test_a_call_that_takes_too_long_is_cancelled(serve: Callable[[Handle],
 async def test_a_deployment_that_is_deleted_is_looked_up_again_and_the_others_do_not_try(
     serve: Callable[[Handle], list[str]],
 ) -> None:
+    from ray.serve.exceptions import DeploymentUnavailableError
+
     gone = DeploymentUnavailableError("app/Store")
     looks = serve(handle := Handle(a=[gone]))
     failures = await emit("abc", max_in_flight=1)
@@ -164,6 +180,7 @@ async def test_where_there_is_nothing_to_call_no_event_is_at_fault(monkeypatch: 
         await emit("ab")
 
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     def missing(name: str) -> None:
         raise RayServeException(f"Application '{name}' does not exist.")
