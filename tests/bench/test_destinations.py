@@ -10,7 +10,9 @@ import pytest
 from tests.bench.destinations import CONTENDERS
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize(
+    "name", [name if name == "webhook" else pytest.param(name, marks=pytest.mark.slow) for name in CONTENDERS]
+)
 def test_emitter_and_bare_client_deliver_everything(name: str) -> None:
     command = [sys.executable, "-m", "tests.bench.destinations", name, "--events", "3000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)

@@ -178,7 +178,7 @@ def test_a_file_that_cannot_run_says_why(tmp_path: Path) -> None:
 def test_a_terminal_sees_a_bar_for_each_measurement() -> None:
     screen, terminal = os.openpty()
     process = subprocess.Popen(
-        [*POLKU, "bench", "--runtime", "inline", "--seconds", "0.5", "--rounds", "2"],
+        [*POLKU, "bench", "--runtime", "inline", "--seconds", "0.2", "--rounds", "2"],
         stdout=subprocess.PIPE,
         stderr=terminal,
         env=environment(TERM="xterm", COLUMNS="120"),

@@ -136,8 +136,9 @@ def check(sent: Iterable[str], ids: list[str], *, once: Callable[[str], bool]) -
     assert not {each: count for each, count in counts.items() if count > 1 and once(each)}
 
 
-# Chained lanes come among clients of every kind in test_levelling.py, too, and go in tests/actors/test_lanes.py.
-@pytest.mark.parametrize("chained", [False, pytest.param(True, marks=pytest.mark.slow)])
+# In `make test` lanes come and go in test_levelling.py, chained and among the same clients.
+@pytest.mark.slow
+@pytest.mark.parametrize("chained", [False, True])
 def test_lanes_come_and_go_while_clients_send(chained: bool, tmp_path: Path) -> None:
     def version(lanes: int) -> Hub:
         hub = Hub(runtime="ray").lanes(lanes).emitter(Recorder(tmp_path / "out"), name="out")

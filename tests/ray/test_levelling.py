@@ -1,7 +1,8 @@
-"""Lanes that come get their share of the clients that are connected, and no call of these fails."""
+"""Lanes that come get their share of the clients that are connected; no call of these fails, nor where lanes go."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import threading
@@ -16,7 +17,7 @@ from polku.testing import Oracle
 from polku.v1.gateway_pb2 import IngestEvent
 from tests.clients import toolchains
 from tests.clients.driver import Driver
-from tests.ray.test_lanes import PAUSE, Clients, check, until
+from tests.ray.test_lanes import PAUSE, Clients, check, received, until
 from tests.ray.test_scaling import Load
 from tests.support.recorder import Recorder
 
@@ -79,14 +80,18 @@ def are_spread(pipeline: Pipeline, protocol: str, least: int, lanes: int = 3) ->
     return len(found) == lanes and min(found.values()) >= least
 
 
-def test_clients_that_are_connected_come_to_new_lanes_and_none_fails(tmp_path: Path) -> None:
+def test_clients_that_are_connected_come_to_new_lanes_and_leave_those_that_go_and_none_fails(tmp_path: Path) -> None:
     recorder, oracle = Recorder(tmp_path / "out"), Oracle(["out"])
     with version(1, recorder).start(grpc_addr="127.0.0.1:0", http_addr="127.0.0.1:0") as pipeline:
         load, posting = Load(pipeline, oracle, "c", 24, pause=PAUSE), Posting(pipeline, 12)
-        with load, posting, Clients(pipeline, "other") as others:
-            load.until(lambda: connections(pipeline, "grpc").get("", 0) >= 26, go_on=100)
-            pipeline.update_plan(version(3, recorder).plan("ray"), timeout=30)
-            load.until(lambda: are_spread(pipeline, "grpc", 4) and are_spread(pipeline, "http", 1), go_on=100)
+        with Clients(pipeline, "other") as others:
+            with load, posting:
+                load.until(lambda: connections(pipeline, "grpc").get("", 0) >= 26, go_on=100)
+                pipeline.update_plan(version(3, recorder).plan("ray"), timeout=30)
+                load.until(lambda: are_spread(pipeline, "grpc", 4) and are_spread(pipeline, "http", 1), go_on=100)
+                others.go_on()
+            asyncio.run(pipeline.scale(1, timeout=30))
+            until(lambda: list(received(pipeline)) == ["lane-1"])
             others.go_on()
             sent = others.end()
         report = pipeline.stop()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'polku[serve]'")
 
 from polku import Event, Hub, Resilience, Retry, ServeEmitter, ServeMiddleware, new_event
 from polku.testing import assert_emitter
@@ -20,6 +19,7 @@ from tests.ray.shown import shown
 from tests.support.recorder import Recorder
 
 pytestmark = [
+    pytest.mark.skipif(find_spec("fastapi") is None, reason="Ray Serve is not installed: pip install 'polku[serve]'"),
     pytest.mark.usefixtures("ray_session"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -50,6 +50,7 @@ def test_the_emitter_keeps_the_contract() -> None:
     assert_emitter(Serve)
 
 
+@pytest.mark.slow  # what failures mean is in tests/ray_serve
 def test_a_full_deployment_and_a_dying_replica_cost_time_and_no_event(tmp_path: Path) -> None:
     """Requests queue one at a time, so that most are refused at first."""
     recorder = Recorder(tmp_path / "out")
