@@ -63,7 +63,7 @@ def test_a_digest_says_which_events_go_on_and_where_whatever_they_contain() -> N
     assert order_digest([(other, Outcome(other)), (other, Outcome(other[:2]))]) != ""
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 20))])
 def test_outcomes_of_one_digest_are_traced_back_alike(seed: int) -> None:
     dice = random.Random(seed)
     given = events("".join(dice.choices("abcdef", k=5)))

@@ -20,7 +20,7 @@ from polku.testing import Oracle, Verdict
 from tests.chaos.client import Client
 from tests.chaos.files import Reader
 from tests.support.ports import free_port
-from tests.support.server import ON_BARE_RAY
+from tests.support.server import ON_BARE_RAY, POLKU
 
 SHELLS = ("ingest", "stage", "emitter", "supervisor")
 _MOODS = ("slow", "flapping", "full", "garbage", "silent")
@@ -309,7 +309,8 @@ class Chaos:
             **self.environment,
         }
         address = f"127.0.0.1:{self.port}"
-        command = [*ON_BARE_RAY, "run", "tests/chaos/pipeline.py", "--runtime", self.runtime, "--grpc-addr", address]
+        polku = ON_BARE_RAY if self.runtime == "ray" else POLKU
+        command = [*polku, "run", "tests/chaos/pipeline.py", "--runtime", self.runtime, "--grpc-addr", address]
         command += ["--admin-addr", f"unix:{self.folder}/admin"]
         with (self.folder / "pipeline.log").open("ab") as log:
             self.pipeline = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)

@@ -33,7 +33,7 @@ def test_each_line_is_an_object(runtime: str, tmp_path: Path, request: pytest.Fi
     server = Server(
         tmp_path / "run",
         *("run", str(file), *options),
-        command=ON_BARE_RAY,
+        command=ON_BARE_RAY if runtime == "ray" else (),
         BARE_LOGS="1",
         POLKU_LOG_FORMAT="json",
         POLKU_LOG_LEVEL="info",

@@ -27,7 +27,7 @@ STILL = 60.0  # seconds of the clock in which a run computes for a thousandth of
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seconds", ["5", pytest.param("60", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", ["3", pytest.param("60", marks=pytest.mark.slow)])
 def test_no_promise_is_broken_with_fresh_seeds(seconds: str) -> None:
     done = simulate("--seconds", seconds)
     assert done.returncode == 0, f"\n{done.stderr}\n{done.stdout}"

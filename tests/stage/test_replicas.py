@@ -131,7 +131,7 @@ async def test_what_those_that_are_gone_have_counted_still_counts() -> None:
     await replicas.close()
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 60))])
 async def test_whatever_comes_and_goes_every_batch_goes_on_once_and_in_order(seed: int) -> None:
     chance, bench = random.Random(seed), Bench(2)
     for worker in bench.workers:
