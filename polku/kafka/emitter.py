@@ -338,7 +338,8 @@ class _Sender:
 
     def _reason(self, record: Record, error: Any) -> str:
         if error is None:
-            return self._denied or self._alarm.text or f"no confirmation within {self._config.timeout:g} s"
+            fault = self._producer.fault if self._producer is not None else ""
+            return self._denied or fault or self._alarm.text or f"no confirmation within {self._config.timeout:g} s"
         if isinstance(error, UnfitError):
             return str(error)
         size = f" ({len(record.value or b'')} bytes; key {len(record.key or b'')})" if is_too_large(error) else ""

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from polku.errors import RetryableError
-from polku.kafka.client import LOG, UnfitError, open_client
+from polku.kafka.client import LOG, UnfitError, explain, open_client
 from polku.kafka.columns import RecordColumns
 from polku.kafka.record import Record
 
@@ -104,6 +104,7 @@ class Producer:
         self._ended = False
         self._probe_at = 0.0
         self.broken = False
+        self.fault = ""  # why it cannot go on
         self._thread = threading.Thread(target=self._run, name="polku-kafka-reports", daemon=True)
         self._thread.start()
 
@@ -190,8 +191,13 @@ class Producer:
         await asyncio.to_thread(self._thread.join, 5.0)
 
     def _run(self) -> None:
+        import confluent_kafka
+
         try:
             self._poll()
+        except confluent_kafka.KafkaException as error:  # a fatal one
+            self.fault = explain(error.args[0])
+            LOG.warning("reports", "the client cannot go on (%s); another one takes its place", self.fault)
         except Exception:  # a fault of ours: another producer takes over
             LOG.exception("reports", "the thread that reads Kafka's delivery reports ended")
         finally:

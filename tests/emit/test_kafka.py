@@ -32,6 +32,7 @@ from tests.kafka.broker import (
     INVALID_RECORD,
     MSG_SIZE_TOO_LARGE,
     NONE,
+    OUT_OF_ORDER,
     PRODUCE,
     TOPIC_AUTHORIZATION,
     UNKNOWN_TOPIC,
@@ -216,6 +217,20 @@ async def test_what_is_refused_for_the_sake_of_another_is_sent_in_halves(cluster
     assert (failure.event_id, failure.retryable) == ("c", False)
     assert "INVALID_RECORD" in failure.reason
     assert ids(await asyncio.to_thread(read, cluster.bootstrap, "halves", 3, 3)) == ["a", "b", "d"]
+
+
+async def test_a_client_that_cannot_go_on_says_why_and_another_takes_its_place(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(cluster, "fatal", config=TOGETHER) as emitter:
+        assert await emitter.emit(batch("first")) == []
+        cluster.tell("errors", PRODUCE, OUT_OF_ORDER)
+        failures = await emitter.emit(batch("a", "b"))
+        assert [(failure.event_id, failure.retryable) for failure in failures] == [("a", True), ("b", True)]
+        assert all("OUT_OF_ORDER_SEQUENCE_NUMBER" in failure.reason for failure in failures)
+        assert await emitter.emit(batch("a", "b")) == []
+    assert "another one takes its place" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_topic_that_you_named_and_that_is_not_there_holds_everything(cluster: Cluster) -> None:
