@@ -133,8 +133,12 @@ class NatsConnection:
             await self.client.subscribe(f"{self._prefix}.*", cb=self._hear)
         reply = f"{self._prefix}.{next(self._numbers)}"
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self.client.publish(subject, data, reply=reply, headers=headers)
-        self._answers[reply] = answer
+        self._answers[reply] = answer  # it may come before the client says that the message is on its way
+        try:
+            await self.client.publish(subject, data, reply=reply, headers=headers)
+        except BaseException:
+            self._answers.pop(reply, None)
+            raise
         return answer
 
     async def _hear(self, message: Any) -> None:
@@ -146,12 +150,9 @@ class NatsConnection:
         if (message.headers or {}).get("Status") == "503":
             answer.set_exception(NoStreamResponseError())
             return
-        try:
-            error = json.loads(message.data).get("error")
-        except (ValueError, AttributeError):
-            error = {"description": "the answer is no acknowledgement of JetStream"}
-        if error:
-            answer.set_exception(RefusedError(error.get("err_code", 0), error.get("description", "")))
+        error = _refusal(message.data)
+        if error is not None:
+            answer.set_exception(error)
         else:
             answer.set_result(None)
 
@@ -162,6 +163,24 @@ class NatsConnection:
                 await self.client.close()
         except Exception as error:  # it is gone either way
             LOG.info("close", "%s", explain(error))
+
+
+def _refusal(data: bytes) -> RefusedError | None:
+    """Return why an answer does not confirm: only one with a stream and a place in it does, whoever gave it."""
+    try:
+        content = json.loads(data)
+        error = content.get("error")
+        if error and isinstance(error, dict):
+            code = error.get("err_code", 0)
+            return RefusedError(code if isinstance(code, int) else 0, str(error.get("description", "")))
+        if error:
+            return RefusedError(0, str(error))
+        place = content.get("seq")
+        if isinstance(content.get("stream"), str) and content["stream"] and type(place) is int and place > 0:
+            return None
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    return RefusedError(0, "the answer is no acknowledgement of JetStream")
 
 
 async def connect(where: str, config: Any, tls: ClientTls | None) -> NatsConnection:

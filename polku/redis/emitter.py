@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from polku.security.client_tls import Certificate, Pem
 from polku.security.secret import Secret
 from polku.text import named
 from polku.tracing.context import KEY, with_traceparent
+
+_ID = re.compile(rb"[0-9]+-[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,9 @@ class _Appender:
                 reason = f"{self._server}: stream {entry.stream}: {explain(result)}"
                 retryable = kind_of(result) is Kind.RETRY
                 failures.append(Failure(entry.event_id, reason, retryable, position=entry.position))
+            elif not _is_id(result):
+                reason = f"{self._server}: stream {entry.stream}: {checks.shorten(result)} is no id of an entry"
+                failures.append(Failure(entry.event_id, reason, position=entry.position))
         return failures
 
     async def _run(self, entries: Sequence[_Entry]) -> list[Any]:
@@ -180,7 +186,10 @@ class _Appender:
                 pipeline.xadd(entry.stream, entry.fields, maxlen=config.max_len)
             if config.replicas:
                 pipeline.wait(config.replicas, max(1, int(config.timeout * 500)))
-            results: list[Any] = await pipeline.execute(raise_on_error=False)
+            try:
+                results: list[Any] = await pipeline.execute(raise_on_error=False)
+            except (ValueError, TypeError, IndexError) as error:  # its parser's
+                raise RetryableError(f"{self._server}: what answers does not speak Redis ({named(error)})") from None
         if config.replicas:
             reached = results.pop()
             if isinstance(reached, BaseException):
@@ -199,6 +208,14 @@ class _Appender:
 
 class _UnfitError(Exception):
     """Say why an event cannot become an entry."""
+
+
+def _is_id(result: Any) -> bool:
+    """Return whether an answer to XADD says where the entry is: something in between may answer otherwise."""
+    return (
+        isinstance(result, (bytes, str))
+        and _ID.fullmatch(result if isinstance(result, bytes) else result.encode()) is not None
+    )
 
 
 def _is_clients(error: Exception) -> bool:
