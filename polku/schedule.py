@@ -17,6 +17,7 @@ from polku.event.v1.event_pb2 import Event
 from polku.text import named
 from polku.usercode import contained, is_ours
 
+_SHORTEST, _LONGEST = 0.001, 100 * 365 * 86_400.0  # seconds
 _LONGEST_SLEEP = 1.0  # the clock of the machine may be set meanwhile
 
 
@@ -58,6 +59,9 @@ class ScheduleSource:
     def __post_init__(self) -> None:
         seconds = self.every.total_seconds() if isinstance(self.every, timedelta) else self.every
         checks.positive("ScheduleSource", "every", seconds)
+        if not _SHORTEST <= seconds <= _LONGEST:
+            fix = f"must be a number of seconds from {_SHORTEST:g} to {_LONGEST:g}"
+            raise checks.fault("ScheduleSource", "every", self.every, fix)
         object.__setattr__(self, "every", float(seconds))
         if self.make is not None:
             checks.function("ScheduleSource", "make", self.make, of="the tick")
@@ -98,7 +102,7 @@ class _Scheduler:
         stream = open_stream(self._config.source)
         number = self._now()
         while (due := await self._next(number)) is not None:
-            self._skipped += due - number - 1
+            self._skipped += max(0, due - number - 1)  # where the clock was set back it is an earlier one
             number = due
             async with self._working:
                 try:

@@ -163,6 +163,7 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_schedule() -> None:
             schedule.clock.advance(0.2)
             await asyncio.sleep(0.01)
     assert int(schedule.stream.ids[1].partition("-")[2]) < 600_000
+    assert schedule.source.state().text.startswith("2 ticks, 0 skipped")
     await schedule.end()
 
 
@@ -180,6 +181,8 @@ def test_it_runs_in_a_pipeline(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"every": 0}, r"every=0\): must be a number above 0"),
+        ({"every": 5e-324}, r"every=5e-324\): must be a number of seconds from 0\.001 to"),
+        ({"every": 1e300}, r"every=1e\+300\): must be a number of seconds from 0\.001 to 3\.1536e\+09"),
         ({"every": 1.0, "offset": 1.0}, "must be a number of seconds, less than every"),
         ({"every": 1.0, "make": "now"}, "must be a function of the tick"),
         ({"every": 1.0, "payload": "text"}, "must be bytes"),
