@@ -26,6 +26,7 @@ ERROR = "polku.aggregate.error"
 
 _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
+_FLUSHED_GROUPS = 256  # at once, of those that are due
 _NONE: list[Flush] = []  # never changed
 _part: Callable[[type[Part], tuple[int, int]], Part] = tuple.__new__  # an event's: half the time of `Part(…)`
 
@@ -167,6 +168,8 @@ class _Groups:
     def flush(self, *, everything: bool = False) -> Sequence[Flush]:
         now = self._clock.monotonic()
         due = [(key, group) for key, group in self._groups.items() if everything or group.due <= now]
+        if not everything:  # the rest is due at once: to combine thousands would hold up everybody
+            del due[_FLUSHED_GROUPS:]
         return [flush for key, group in due for flush in self._release(key, group)]
 
     def _release(self, key: Hashable, group: _Group) -> list[Flush]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -45,6 +46,7 @@ _LOG = logging.getLogger(__name__)
 _REPEATED = RepeatedLog(_LOG)
 
 _NOTHING = contextlib.nullcontext()
+_TURN_SECONDS = 0.005  # in which batches go that a step has held, before others have their turn
 
 
 class Stage:
@@ -300,7 +302,11 @@ class Stage:
         return self._link.push_nowait(batch)
 
     async def _release(self, flushes: Sequence[Flush], position: int) -> None:
+        began = time.monotonic()
         for flush in flushes:
+            if time.monotonic() - began > _TURN_SECONDS:
+                await asyncio.sleep(0)  # there may be thousands
+                began = time.monotonic()
             batch = Batch.from_events(flush.events)
             if self.tap is not None:
                 self.tap.show(What.OUT, batch, step=self.steps[position - 1])

@@ -295,3 +295,17 @@ def test_groups_whose_keys_have_become_alike_stay_when_they_are_taken_over(monke
     holder.restore({"groups": []})
     assert [parts(flush) for flush in holder.flush(everything=True)] == [[(1, 0)], [(1, 1)]]
     assert (holder.held, holder.due()) == ((0, 0), None)
+
+
+async def test_of_thousands_of_groups_that_are_due_some_go_at_a_time_and_the_rest_is_due_at_once() -> None:
+    clock = FakeClock()
+    holder = Aggregator(10, 1.0, key=lambda event: event.id).build(clock)
+    holder.hold([Event(id=f"{number}", event_type="t") for number in range(1_000)], 1)
+    clock.advance(1.0)
+    sizes = []
+    while (due := holder.due()) is not None:
+        assert due <= clock.monotonic()
+        sizes.append(len(holder.flush()))
+    assert (sum(sizes), max(sizes)) == (1_000, 256)
+    holder.hold([Event(id=f"{number}", event_type="t") for number in range(1_000)], 2)
+    assert len(holder.flush(everything=True)) == 1_000

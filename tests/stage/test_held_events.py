@@ -40,6 +40,20 @@ async def test_what_becomes_of_an_aggregate_is_what_all_its_inputs_are_told() ->
     ]
 
 
+async def test_others_have_their_turn_while_thousands_of_groups_go() -> None:
+    bench = Bench(Aggregator(10, 60.0, key=lambda event: event.id))
+    answer = bench.push(*map(str, range(3_000)))
+    await rest()
+    flushing = asyncio.ensure_future(bench.stage.flush())
+    seen = set()
+    while not flushing.done():
+        await asyncio.sleep(0)
+        seen.add(len(bench.next.batches))
+    await answer
+    assert len(bench.next.batches) == 3_000
+    assert len(seen) > 5  # of 3,000 batches of 30 µs and more
+
+
 async def test_a_flush_lets_go_of_everything_through_all_holders() -> None:
     bench = Bench(Aggregator(10, 60.0), Aggregator(10, 60.0))
     answers = [bench.push("1"), bench.push("2")]
