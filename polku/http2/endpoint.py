@@ -11,7 +11,7 @@ import asyncio
 from polku.http2 import frames as f
 from polku.http2.frames import ErrorCode, PeerError
 from polku.http2.limits import ConnectionLimits
-from polku.http2.receiving import Receiving
+from polku.http2.receiving import TOO_LARGE_BLOCK, Receiving
 
 _KEEPALIVE = b"polku:ka"  # what our PINGs carry
 
@@ -100,7 +100,7 @@ class Endpoint(Receiving, asyncio.Protocol):
             number &= f.STREAM_BITS
             if stop > end or stop - start > limits.header_block:
                 if self._is_too_large(kind, stop - start):
-                    raise PeerError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {stop - start} bytes")
+                    raise PeerError(ErrorCode.FRAME_SIZE_ERROR, self._too_large(kind, stop - start))
                 if stop > end:
                     if kind == f.DATA and not flags & f.PADDED and self._is_settled and self._block is None:
                         self._partial = number, flags, stop - end
@@ -120,6 +120,12 @@ class Endpoint(Receiving, asyncio.Protocol):
 
     def _is_too_large(self, kind: int, size: int) -> bool:
         return size > (self.limits.frame if kind == f.DATA else self.limits.header_block)
+
+    def _too_large(self, kind: int, size: int) -> str:
+        if kind in (f.HEADERS, f.CONTINUATION):
+            return TOO_LARGE_BLOCK.format(size, self.limits.header_block)
+        limit = self.limits.frame if kind == f.DATA else self.limits.header_block
+        return f"a frame of {size} bytes, the limit is {limit}"
 
     def _go_on_with_data(self, view: memoryview, at: int) -> int:
         assert self._partial is not None

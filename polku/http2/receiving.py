@@ -13,6 +13,7 @@ from polku.http2.limits import ConnectionLimits
 from polku.http2.stream import Stream
 from polku.http2.streams import Streams
 
+TOO_LARGE_BLOCK = "a header block of {} bytes and more, the limit is {}; send fewer or shorter fields"
 _LARGEST_FRAME = 1 << 20  # bytes: more than that is not sent at once, whatever the peer allows
 _SMALL_CREDIT = 64  # bytes: a WINDOW_UPDATE of less is no progress
 
@@ -82,7 +83,7 @@ class Receiving(Streams):
         _, first_flags, block = self._block
         block += payload
         if len(block) > self.limits.header_block:
-            reason = f"a header block of more than {self.limits.header_block} bytes"
+            reason = TOO_LARGE_BLOCK.format(len(block), self.limits.header_block)
             raise PeerError(ErrorCode.ENHANCE_YOUR_CALM, reason)
         if flags & f.END_HEADERS:
             self._block = None

@@ -181,3 +181,19 @@ async def test_data_without_end_for_a_closed_stream_finds_one() -> None:
         client.send(data(1, b"x" * 10_000))
     goaway = last(client)
     assert (goaway.kind, goaway.code) == (f.GOAWAY, ErrorCode.ENHANCE_YOUR_CALM)
+
+
+async def test_a_header_block_that_is_too_large_is_told_the_limit_and_the_fix() -> None:
+    reasons = []
+    for frames in (f.frame(f.HEADERS, f.END_HEADERS, 1, bytes(3_000)), _in_pieces(3_000)):
+        client = Client(LIMITS)
+        client.greet()
+        client.send(frames)
+        (goaway,) = [frame for frame in client.read() if frame.kind == f.GOAWAY]
+        reasons.append(goaway.payload[8:].decode())
+    assert all(reason.endswith("the limit is 2000; send fewer or shorter fields") for reason in reasons), reasons
+
+
+def _in_pieces(size: int) -> bytes:
+    pieces = [f.frame(f.CONTINUATION, 0, 1, bytes(500)) for _ in range(size // 500)]
+    return f.frame(f.HEADERS, 0, 1, bytes(500)) + b"".join(pieces)
