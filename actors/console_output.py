@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ray.exceptions
 
 from polku.actors.attachment import Attachment
+from polku.actors.handles import LaneHandles
+from polku.aio.tasks import TaskSet
 from polku.emit.console import UNWRITABLE, DirectConsole
 from polku.errors import MisconfiguredError
+from polku.plan import Plan
+
+
+class ConsoleOutput:
+    """Write what the emitters of lanes print, each emitter's once."""
+
+    def __init__(self, tasks: TaskSet) -> None:
+        self._tasks = tasks
+        self._followed: set[Any] = set()
+
+    def follow(self, plan: Plan, lanes: Sequence[LaneHandles], attachment: Attachment) -> None:
+        """Write what the emitters of these lanes print to this program's standard output, from now on."""
+        names = [o.name for o in plan.outlets if getattr(o.emitter, "writes_to_console", False)]
+        handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
+        for handle in [handle for handle in handles.values() if handle._actor_id not in self._followed]:
+            self._followed.add(handle._actor_id)
+            self._tasks.keep_alive("writing to the console", partial(write_console, handle, attachment))
 
 
 async def write_console(emitter: Any, attachment: Attachment) -> None:

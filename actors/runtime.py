@@ -21,7 +21,7 @@ from polku.actors.actor_factory import ActorFactory
 from polku.actors.asking import ask
 from polku.actors.attachment import SHUT_DOWN, attach, first_line
 from polku.actors.changes import Changes
-from polku.actors.console_output import write_console
+from polku.actors.console_output import ConsoleOutput
 from polku.actors.drain import call, close, drain, kill, look, outcome, release, vanished
 from polku.actors.finding import find, tap
 from polku.actors.handles import ActorHandles, LaneHandles
@@ -37,6 +37,7 @@ from polku.actors.startup import introduce_all, open_doors, start, start_all
 from polku.actors.supervisor import Known, SupervisorActor
 from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
+from polku.aio.threads import in_own_thread
 from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.change.numbers import continued
@@ -44,11 +45,12 @@ from polku.dead_letters import DeadLetter, LetterVerb
 from polku.dead_letters.store import Selection
 from polku.errors import ChangeError, NotRunningError, PolkuError, UnavailableError
 from polku.gateway.addresses import Addresses, Doors
-from polku.health import Health
+from polku.health import Health, away
 from polku.log_format import Origin, name_process
 from polku.monitoring.collector import facts_of
 from polku.monitoring.statistics import PipelineStatistics
 from polku.plan import Plan
+from polku.runtime import STOPPED
 from polku.runtime.changing import Changed
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.ports import renewed
@@ -81,12 +83,13 @@ class RayRuntime:
         main = threading.current_thread() is threading.main_thread()
         self._attachment = attach() if main else None
         self._lost = ""
+        self._has_ended = False
         self._here: Node | None = None
         self._leaves_at: float | None = None  # when Ray takes this node away
         self._tasks = TaskSet("pipeline")
         self._following: NodeWatcher | None = None
         self._started = 0.0
-        self._written_out: set[Any] = set()  # the actors of emitters whose output goes to this program's
+        self._console = ConsoleOutput(self._tasks)
 
     @property
     def addresses(self) -> Addresses:
@@ -190,10 +193,7 @@ class RayRuntime:
             self._supervisor.note_reloads.remote(self._reloads)
 
     async def stop(self, timeout: float) -> StopReport:
-        """Stop accepting, flush stages, empty outlets, close emitters: one deadline for all of it.
-
-        Raises `NotRunningError` where Ray was shut down before.
-        """
+        """Stop accepting, flush stages, empty outlets, close emitters; raises `NotRunningError` where Ray is gone."""
         self._check()
         started = time.monotonic()
         await self._changes.stop()
@@ -209,6 +209,7 @@ class RayRuntime:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(close(self.parts), _CLOSE_SECONDS)
         await self._kill()
+        self._has_ended = True
         return report._replace(complete=complete, seconds=time.monotonic() - started)
 
     async def report(self) -> StopReport:
@@ -230,8 +231,10 @@ class RayRuntime:
 
     async def health(self) -> Health:
         """Ask the supervising actor."""
+        if self._has_ended:
+            return away("pipeline", STOPPED)
         if self._lost or not self._is_attached:
-            return Health(False, {"ray": (False, self._lost or SHUT_DOWN)}, 0)
+            return away("ray", self._lost or SHUT_DOWN)
         try:
             health: Health = await self._supervisor.health.remote()
         except ray.exceptions.RayError as error:
@@ -285,7 +288,9 @@ class RayRuntime:
         return self._attachment is not None and self._attachment.is_there
 
     def _check(self) -> None:
-        """Raise `NotRunningError` where Ray was shut down: to call anything would start another one."""
+        """Raise `NotRunningError` after a stop, and where Ray was shut down: to call anything would start another."""
+        if self._has_ended:
+            raise NotRunningError(STOPPED)
         if self._attachment is not None:
             self._attachment.check()
 
@@ -378,14 +383,8 @@ class RayRuntime:
         return pack(self.parts, facts, self._generation, self._reloads, self._open_doors)
 
     def _write_out(self, lanes: Sequence[LaneHandles]) -> None:
-        """Write what emitters of lanes print to this program's standard output."""
-        names = [o.name for o in self._plan.outlets if getattr(o.emitter, "writes_to_console", False)]
-        handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
-        attachment = self._attachment
-        assert attachment is not None
-        for handle in [handle for handle in handles.values() if handle._actor_id not in self._written_out]:
-            self._written_out.add(handle._actor_id)
-            self._tasks.keep_alive("writing to the console", partial(write_console, handle, attachment))
+        if self._attachment is not None:
+            self._console.follow(self._plan, lanes, self._attachment)
 
     async def _kill(self) -> None:
         await self._changes.close()
@@ -397,4 +396,4 @@ class RayRuntime:
         with contextlib.suppress(Exception):  # whatever Ray raises where its own service does not answer
             await self._changes.forget()
         if self._attachment is not None:
-            await asyncio.to_thread(self._attachment.release)
+            await in_own_thread(self._attachment.release)

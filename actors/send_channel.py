@@ -89,5 +89,6 @@ class RayChannel:
         if isinstance(cause, PolkuError) and not isinstance(cause, UnavailableError):
             raise cause from None
         if attempt == self._attempts[-1] or connection() != self._connection:
-            raise UnavailableError(f"the pipeline does not answer: {named(cause or error)}") from None
+            why = named(cause or error).partition("\\n")[0]  # Ray says a page
+            raise UnavailableError(f"the pipeline does not answer, or has stopped: {why}") from None
         self._choice = (self._choice + 1) % len(self._lanes)

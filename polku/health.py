@@ -66,6 +66,11 @@ class Health(NamedTuple):
         return f"{text}; {again}" if again else text
 
 
+def away(part: str, why: str) -> Health:
+    """Return the health of a pipeline that is gone: it is not ready, for one part's reason."""
+    return Health(False, {part: (False, why)}, 0, ready=False, not_ready=why)
+
+
 def health_response(health: Health, uptime: float) -> HealthResponse:
     """Return the answer to `Gateway.Health`; `uptime` is in seconds."""
     components = {

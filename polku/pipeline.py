@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import os
-import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from polku.aio import loop_thread
 from polku.dead_letters import DeadLetter
-from polku.errors import ChangeError
+from polku.errors import ChangeError, NotRunningError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.plan import Plan
-from polku.runtime import Runtime
+from polku.runtime import STOPPED, unstopped
+from polku.runtime.choice import make_runtime
 from polku.runtime.reloads import Reloads
 from polku.runtime.report import StopReport
 from polku.sender import Sender
 from polku.text import said
-from polku.version import __version__
 
 if TYPE_CHECKING:
     from polku.hub import Hub
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from polku.runtime.changing import Changed
     from polku.runtime.reloading import Reloader
 
+_LOG = logging.getLogger(__name__)
 _ELSEWHERE = "ask from another thread, as by asyncio.to_thread"
 
 
@@ -57,17 +59,28 @@ class Pipeline:
         self._is_told = is_told  # which runtime, so that what a hub says of it does not count
         self._reloader = reloader
         self._reloads = Reloads()
-        self._runtime = _make_runtime(plan, runtime, doors)
+        self._runtime = make_runtime(plan, runtime, doors)
         self._runtime_name = runtime
         self._run_file: RunFile | None = None
         self._admin = admin
         self._admin_server: AdminThread | None = None
         self._admin_address: str | None = None
         self._process = os.getpid()
-        self._ready = loop_thread.submit(self._start())
+        self._starting = loop_thread.submit(self._start())
+        self._ready = loop_thread.detached(self._starting)
+        self._is_awaited = False
         self._stopping: concurrent.futures.Future[StopReport] | None = None
-        if wait and not _inside_event_loop():
+        unstopped.watch(self)
+        if not wait:
+            return
+        if asyncio._get_running_loop() is not None:
+            self._ready.add_done_callback(self._say_unseen)
+            return
+        try:
             self.wait_ready()
+        except BaseException:
+            self._abandon()
+            raise
 
     def wait_ready(self) -> None:
         """Block until the pipeline is ready for events; raises what kept it from starting."""
@@ -88,6 +101,12 @@ class Pipeline:
     def lost(self) -> str:
         """Why the pipeline is gone although nobody has stopped it, such as with its Ray; empty while it is there."""
         return self._runtime.lost
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has not started, or was stopped: nothing of it is left."""
+        failed = self._ready.done() and self._ready.exception() is not None
+        return failed or (self._stopping is not None and self._stopping.done())
 
     @property
     def leaves_within(self) -> float | None:
@@ -127,6 +146,7 @@ class Pipeline:
     def sender(self) -> Sender:
         """Return a handle for sending events; on Ray it can be pickled into any task or actor."""
         self.wait_ready()
+        self._check_runs()
         return Sender(self._runtime.door())
 
     def health(self) -> Health:
@@ -172,10 +192,9 @@ class Pipeline:
         it does not start: nothing is changed then.
         """
         await self._ready_async()
+        self._check_runs()
         plan = self.plan_of(hub)
-        changed = await self._noted(self._runtime.update(plan, seconds=timeout))
-        self._take_over(plan)
-        return changed
+        return await self._changed(self._runtime.update(plan, seconds=timeout), partial(self._take_over, plan))
 
     def plan_of(self, hub: Hub) -> Plan:
         """Return the plan of a hub that is to run here; raises `ChangeError` where that is for another runtime."""
@@ -192,24 +211,32 @@ class Pipeline:
         `lanes(min=…, max=…)` the number must be within these, and others may be decided on by need from there.
         """
         await self._ready_async()
-        changed = await self._noted(self._runtime.scale(lanes, seconds=timeout))
-        self.plan = self.plan.with_lanes(lanes)
-        return changed
+        self._check_runs()
+        return await self._changed(self._runtime.scale(lanes, seconds=timeout), partial(self._have_lanes, lanes))
 
-    async def _noted(self, change: Coroutine[None, None, Changed]) -> Changed:
+    async def _changed(self, change: Coroutine[None, None, Changed], done: Callable[[], None]) -> Changed:
+        """Do all of a change, also where who asked for it waits no longer."""
+        return await asyncio.wrap_future(loop_thread.detached(loop_thread.submit(self._noted(change, done))))
+
+    async def _noted(self, change: Coroutine[None, None, Changed], done: Callable[[], None]) -> Changed:
         try:
-            changed = await asyncio.wrap_future(loop_thread.submit(change))
+            changed = await change
         except ChangeError as error:
             self._note(self._reloads.noted(said(error)))
             raise
         self._note(self._reloads.noted())
+        done()
         return changed
+
+    def _have_lanes(self, lanes: int) -> None:
+        self.plan = self.plan.with_lanes(lanes)
 
     def update_plan(self, plan: Plan, *, timeout: float = 10.0) -> Changed:
         """Do what `update` does, with a plan, and block until it is done: not inside of the event loop.
 
         The caller notes what became of it (`note_reload`).
         """
+        self._check_runs()
         changed = loop_thread.call(self._runtime.update(plan, seconds=timeout), "await pipeline.update(...)")
         self._take_over(plan)
         return changed
@@ -239,11 +266,12 @@ class Pipeline:
         return self._stop(timeout).result()
 
     async def stop_async(self, timeout: float = 30.0) -> StopReport:
-        """Drain like `stop`, without blocking the event loop."""
+        """Drain like `stop`, without blocking the event loop; the drain goes on where the caller is cancelled."""
         return await asyncio.wrap_future(self._stop(timeout))
 
     def __enter__(self) -> Pipeline:
         self.wait_ready()
+        self._check_runs()
         return self
 
     def __exit__(
@@ -253,7 +281,12 @@ class Pipeline:
             self.stop()
 
     async def __aenter__(self) -> Pipeline:
-        await self._ready_async()
+        try:
+            await self._ready_async()
+        except asyncio.CancelledError:  # nobody is left who would stop it
+            self._abandon()
+            raise
+        self._check_runs()
         return self
 
     async def __aexit__(
@@ -262,6 +295,12 @@ class Pipeline:
         if os.getpid() == self._process:
             await self.stop_async()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError(
+            "a pipeline belongs to the process that started it; give tasks and actors pipeline.sender(), of the ray "
+            "runtime, or the address of its gateway"
+        )
+
     def _repr_html_(self) -> str:
         """Return a picture of the pipeline, for notebooks."""
         from polku.picture import picture
@@ -269,11 +308,13 @@ class Pipeline:
         return picture(self.plan, self.lost or self.notice)
 
     def stop_nowait(self, timeout: float = 30.0) -> concurrent.futures.Future[StopReport]:
-        """Begin to drain like `stop`, and return the future of the report."""
+        """Begin to drain like `stop`, and return the future of the report, which cannot be cancelled."""
         return self._stop(timeout)
 
     def report_nowait(self) -> concurrent.futures.Future[StopReport]:
-        """Return the future of what `stop` would report if the pipeline ended now."""
+        """Return the future of what `stop` would report if the pipeline ended now, or what it reported."""
+        if self._stopping is not None and self._stopping.done():
+            return self._stopping
         now = self._runtime.report_nowait()
         if now is None:
             return loop_thread.submit(self._runtime.report())
@@ -281,17 +322,43 @@ class Pipeline:
         found.set_result(now)
         return found
 
+    def end_nowait(self, timeout: float) -> concurrent.futures.Future[StopReport] | None:
+        """Begin to drain at the end of the program; None where there is nothing to drain.
+
+        A drain that was interrupted is not begun again: the report is of what it has done.
+        """
+        if self.has_ended or not self._ready.done() or os.getpid() != self._process:
+            return None
+        return self._stop(timeout) if self._stopping is None else self.report_nowait()
+
+    def _check_runs(self) -> None:
+        """Raise `NotRunningError` after the end of the pipeline."""
+        if self._stopping is not None and self._stopping.done():
+            raise NotRunningError(STOPPED)
+
+    def _abandon(self) -> None:
+        """End a start that was interrupted, and what it has started: nobody has the pipeline."""
+        if not self._starting.cancel() and self._starting.exception() is None:
+            self._stop(0.0)
+
+    def _say_unseen(self, ready: concurrent.futures.Future[None]) -> None:
+        """Log why the pipeline did not start where nobody has waited for that yet."""
+        if not self._is_awaited and (error := ready.exception()) is not None:
+            _LOG.error("pipeline %s did not start: %s", self.plan.name, said(error))
+
     def _wait_ready(self) -> None:
+        self._is_awaited = True
         loop_thread.wait(self._ready, "begin with `async with hub.start() as pipeline`, on another event loop")
 
     async def _ready_async(self) -> None:
         loop_thread.check_process(self._process)
+        self._is_awaited = True
         await asyncio.wrap_future(self._ready)
 
     def _stop(self, timeout: float) -> concurrent.futures.Future[StopReport]:
         loop_thread.check_process(self._process)
         if self._stopping is None:
-            self._stopping = loop_thread.submit(self._stop_all(timeout))
+            self._stopping = loop_thread.detached(loop_thread.submit(self._stop_all(timeout)))
         return self._stopping
 
     async def _start(self) -> None:
@@ -303,24 +370,13 @@ class Pipeline:
 
     def _name(self) -> None:
         """Have `polku ps` list this pipeline: somebody can reach it."""
-        from polku.monitoring.run_files import RunFile, RunningPipeline, program_file
+        from polku.monitoring.run_files import RunFile, running_pipeline
 
-        addresses, server = self._runtime.addresses, self._admin_server
-        self._run_file = RunFile(
-            RunningPipeline(
-                name=self.plan.name,
-                file=program_file(),
-                runtime=self._runtime_name,
-                grpc=addresses.grpc or "",
-                http=addresses.http or "",
-                admin=self._admin_address or "",
-                key=server.key if server is not None else "",
-                pid=os.getpid(),
-                since=time.time(),
-                version=__version__,
-                certificate=os.fspath(admin.tls.cert) if (admin := self._admin) and admin.tls else "",
-            )
+        listed = running_pipeline(
+            self.plan.name, self._runtime_name, self._runtime.addresses, self._admin, self._admin_address
         )
+        key = self._admin_server.key if self._admin_server is not None else ""
+        self._run_file = RunFile(listed._replace(key=key))
 
     async def _open_admin(self, admin: Admin) -> None:
         from polku.monitoring.admin_thread import AdminThread
@@ -341,21 +397,3 @@ class Pipeline:
                 self._run_file.close()
             if self._admin_server is not None:
                 await self._admin_server.close()
-
-
-def _make_runtime(plan: Plan, name: str, doors: Doors) -> Runtime:
-    if name == "inline":
-        from polku.runtime.inline import InlineRuntime
-
-        return InlineRuntime(plan, doors)
-    from polku.actors.runtime import RayRuntime
-
-    return RayRuntime(plan, doors)
-
-
-def _inside_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from polku.errors import NotRunningError
+from polku.errors import NotRunningError, PipelineError
 from polku.gateway.addresses import Addresses, Doors
 from polku.gateway.exposure import check_exposure, insecure_of_environment
 from polku.gateway.tls import tls_of_environment
@@ -25,7 +25,7 @@ def addresses_of_environment() -> Addresses:
 
 
 class Runner:
-    """Bring a plan to life on a runtime, once."""
+    """Bring a plan to life on a runtime: one pipeline at a time."""
 
     def __init__(self, plan: Plan, runtime: str, *, is_told: bool = False) -> None:
         self.plan = plan
@@ -70,9 +70,14 @@ class Runner:
     def open(
         self, doors: Doors, *, admin: Admin | None = None, wait: bool = True, reloader: Reloader | None = None
     ) -> Pipeline:
-        """Start with these doors, and return the running pipeline; without `wait` one that may still be starting."""
+        """Start with these doors, and return the running pipeline; without `wait` one that may still be starting.
+
+        Raises `PipelineError` while the pipeline that it started before has not been stopped.
+        """
         from polku.pipeline import Pipeline
 
+        if self._pipeline is not None and not self._pipeline.has_ended:
+            raise PipelineError("this runner's pipeline has not been stopped; stop it first, or build another runner")
         check_exposure(doors)
         self._pipeline = Pipeline(
             self.plan, self.runtime, doors, admin=admin, wait=wait, reloader=reloader, is_told=self._is_told

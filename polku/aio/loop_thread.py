@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from polku.aio.loops import new_event_loop
-from polku.errors import NotRunningError, PipelineError, SettingError
+from polku.errors import NotRunningError, PipelineError
 from polku.log import RepeatedLog
+from polku.text import said
 from polku.usercode import contained
 
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
@@ -53,13 +54,40 @@ def run(running: asyncio.AbstractEventLoop, ended: Callable[[], bool] = lambda: 
 
 
 def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-    """Run a coroutine on the loop and return its future; raises `SettingError` where there can be no such loop."""
+    """Run a coroutine on the loop and return its future.
+
+    Raises `SettingError` where there can be no such loop, and `NotRunningError` where the interpreter is ending.
+    """
     try:
         running = loop()
-    except SettingError:
+    except RuntimeError as error:  # of a thread that cannot be started any more, or its like
+        work.close()
+        raise NotRunningError(f"no pipeline can be started while the program ends ({said(error)})") from None
+    except BaseException:
         work.close()
         raise
     return asyncio.run_coroutine_threadsafe(contained(work), running)
+
+
+def detached(work: concurrent.futures.Future[T]) -> concurrent.futures.Future[T]:
+    """Return a future of the same outcome that cannot be cancelled: who waits no longer leaves the work alone.
+
+    A timeout around `asyncio.wrap_future` cancels what it waits for. Where the work itself was cancelled,
+    `NotRunningError` is raised.
+    """
+    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+    outcome.set_running_or_notify_cancel()
+
+    def pass_on(done: concurrent.futures.Future[T]) -> None:
+        if done.cancelled():
+            outcome.set_exception(NotRunningError("this was cancelled before it was done; start the pipeline again"))
+        elif (error := done.exception()) is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(done.result())
+
+    work.add_done_callback(pass_on)
+    return outcome
 
 
 def check_elsewhere(instead: str) -> None:

@@ -55,6 +55,15 @@ class DaemonExecutor(concurrent.futures.Executor):
                 future.set_exception(error)
 
 
+async def in_own_thread(function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own, also while the program ends, when a loop's executor takes nothing."""
+    thread = DaemonExecutor("polku-once")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, function)
+    finally:
+        thread.shutdown()
+
+
 class DaemonThreads:
     """Run that many calls at once, each on a thread that does not keep the process alive; others wait.
 

@@ -15,7 +15,14 @@ import os
 import secrets
 import stat
 import sys
-from typing import NamedTuple
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from polku.version import __version__
+
+if TYPE_CHECKING:
+    from polku.gateway.addresses import Addresses
+    from polku.monitoring.address import Admin
 
 _LOG = logging.getLogger(__name__)
 _SUFFIX = ".json"
@@ -40,6 +47,25 @@ class RunningPipeline(NamedTuple):
     since: float
     version: str
     certificate: str = ""
+
+
+def running_pipeline(
+    name: str, runtime: str, addresses: Addresses, admin: Admin | None, admin_address: str | None
+) -> RunningPipeline:
+    """Return what is said of a pipeline of this process, without the key of its admin address."""
+    return RunningPipeline(
+        name=name,
+        file=program_file(),
+        runtime=runtime,
+        grpc=addresses.grpc or "",
+        http=addresses.http or "",
+        admin=admin_address or "",
+        key="",
+        pid=os.getpid(),
+        since=time.time(),
+        version=__version__,
+        certificate=os.fspath(admin.tls.cert) if admin is not None and admin.tls is not None else "",
+    )
 
 
 class RunFile:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from polku.sender import SendChannel
     from polku.tap.request import TapReply, TapRequest
 
+STOPPED = "the pipeline has stopped; start another one, as with hub.start()"
+"""What who uses a pipeline after its end is told."""
+
 
 class Runtime(Protocol):
     """Run one plan from `start` to `stop`; all coroutines are awaited on POLKU's own event loop."""

@@ -31,6 +31,7 @@ from polku.hooks import close_each
 from polku.log import RepeatedLog
 from polku.log_format import Origin, name_process
 from polku.plan import Plan
+from polku.runtime import STOPPED
 from polku.runtime.assembly import build_dead_letters, build_registry
 from polku.runtime.blocked import with_loop
 from polku.runtime.changing import Changed, ChangingLane
@@ -282,7 +283,7 @@ class InlineRuntime:
 
     def door(self) -> SendChannel:
         """The way in for senders of this process."""
-        return InlineChannel(self._lane.intake)
+        return InlineChannel(self._lane.intake, self._ended)
 
     async def _drain(self) -> None:
         self._lane.intake.stop()
@@ -315,8 +316,9 @@ class InlineRuntime:
 class InlineChannel:
     """Reach the intake of this process from any of its threads and event loops."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, ended: threading.Event) -> None:
         self._intake = intake
+        self._ended = ended
         self._process = os.getpid()
 
     def submit(self, message: bytes, timeout: float | None) -> bytes:
@@ -337,4 +339,6 @@ class InlineChannel:
         raise TypeError("a sender of the inline runtime belongs to its process; use the ray runtime to send it on")
 
     async def _submit(self, message: bytes) -> bytes:
+        if self._ended.is_set():
+            raise NotRunningError(STOPPED)
         return (await self._intake.batch(message)).SerializeToString()

@@ -1,0 +1,113 @@
+"""What becomes of a pipeline whose program ends, or is interrupted, before it was stopped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import asyncio, atexit, os, signal, sys, threading, time
+from polku import Hub, new_event
+
+gate = threading.Event()
+
+def quick(batch):
+    time.sleep(0.2)
+    print("delivered", len(batch), flush=True)
+
+async def stuck(batch):
+    await asyncio.sleep(600)
+
+def blocked(batch):
+    gate.wait(600)
+
+def start(emitter):
+    pipeline = Hub(runtime="inline", name="p").emitter(emitter, name="out").start()
+    assert pipeline.sender().send(new_event("x", id="1"), timeout=30).ok
+    return pipeline
+"""
+
+
+def ran(code: str) -> tuple[str, str]:
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", START + code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout, done.stderr
+
+
+LOST = "pipeline p was not stopped before the end of the program: acknowledged events are lost: 1 of emitter out\n"
+
+
+def test_a_program_that_ends_without_a_stop_delivers_what_it_can() -> None:
+    assert ran("start(quick)") == ("delivered 1\n", "")
+    assert ran("start(quick); sys.exit(0)") == ("delivered 1\n", "")
+
+
+@pytest.mark.parametrize("emitter", ["stuck", "blocked"])
+def test_a_program_that_ends_without_a_stop_says_what_is_lost_by_that(emitter: str) -> None:
+    out, err = ran(f"start({emitter})")
+    assert out == ""
+    assert err.endswith(LOST)
+
+
+def test_a_program_that_stops_its_pipeline_as_it_ends_says_nothing() -> None:
+    code = "atexit.register(lambda: print(pipeline.stop().complete)); pipeline = start(quick)"
+    assert ran(code) == ("delivered 1\nTrue\n", "")
+    code = "pipeline = start(quick); atexit.register(lambda: print(pipeline.stop().complete))"
+    assert ran(code) == ("delivered 1\nTrue\n", "")
+
+
+def test_a_stop_that_was_interrupted_is_reported_and_not_waited_for_again() -> None:
+    code = """
+pipeline = start(stuck)
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    pipeline.stop()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    out, err = ran(code)
+    assert (out, err) == ("interrupted\n", LOST)
+
+
+def test_a_start_that_is_interrupted_leaves_nothing_that_runs() -> None:
+    code = """
+class Slow:
+    async def start(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(1)
+
+    def emit(self, batch):
+        pass
+
+try:
+    Hub(runtime="inline").emitter(Slow()).start()
+except KeyboardInterrupt:
+    print("interrupted")
+time.sleep(2)  # longer than the start would take
+print([thread.name for thread in threading.enumerate() if thread.name == "polku-watch"])
+"""
+    assert ran(code) == ("interrupted\n[]\n", "")
+
+
+def test_a_pipeline_that_is_started_as_the_program_ends_is_one_sentence() -> None:
+    code = """
+def late():
+    try:
+        start(quick)
+    except Exception as error:
+        print(type(error).__name__, error)
+
+atexit.register(late)
+"""
+    out, err = ran(code)
+    assert err == ""
+    assert out == "delivered 1\n" or out.startswith("NotRunningError no pipeline can be started while the program ends")
