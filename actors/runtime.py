@@ -37,7 +37,6 @@ from polku.actors.startup import introduce_all, open_doors, start, start_all
 from polku.actors.supervisor import Known, SupervisorActor
 from polku.actors.surroundings import surroundings
 from polku.aio.tasks import TaskSet
-from polku.aio.threads import in_own_thread
 from polku.buffer.copies import Found
 from polku.buffer.strategy import Kind
 from polku.change.numbers import continued
@@ -396,4 +395,4 @@ class RayRuntime:
         with contextlib.suppress(Exception):  # whatever Ray raises where its own service does not answer
             await self._changes.forget()
         if self._attachment is not None:
-            await in_own_thread(self._attachment.release)
+            await asyncio.to_thread(self._attachment.release)

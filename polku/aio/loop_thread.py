@@ -30,7 +30,10 @@ def loop() -> asyncio.AbstractEventLoop:
     with _lock:
         running = _loops.get(os.getpid())
         if running is None:
+            from polku.aio.loop_executor import LoopExecutor  # as the program ends it cannot be imported
+
             running = new_event_loop()
+            running.set_default_executor(LoopExecutor("polku-call"))
             threading.Thread(target=run, args=(running,), name="polku", daemon=True).start()
             _loops.clear()
             _loops[os.getpid()] = running
@@ -62,7 +65,8 @@ def submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         running = loop()
     except RuntimeError as error:  # of a thread that cannot be started any more, or its like
         work.close()
-        raise NotRunningError(f"no pipeline can be started while the program ends ({said(error)})") from None
+        fix = "the program ends, or may have no more threads or memory"
+        raise NotRunningError(f"the event loop of pipelines cannot be started ({said(error)}): {fix}") from None
     except BaseException:
         work.close()
         raise

@@ -8,7 +8,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -47,21 +47,17 @@ class DaemonExecutor(concurrent.futures.Executor):
                 if not self._work:
                     return
                 future, call = self._work.pop(0)
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
+            make(future, call)
 
 
-async def in_own_thread(function: Callable[[], T]) -> T:
-    """Call a function in a thread of its own, also while the program ends, when a loop's executor takes nothing."""
-    thread = DaemonExecutor("polku-once")
+def make(future: concurrent.futures.Future[Any], call: Callable[[], object]) -> None:
+    """Make a call, unless its future was cancelled, and have the future hold what it returns or raises."""
+    if not future.set_running_or_notify_cancel():
+        return
     try:
-        return await asyncio.get_running_loop().run_in_executor(thread, function)
-    finally:
-        thread.shutdown()
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 class DaemonThreads:

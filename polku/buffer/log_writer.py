@@ -128,7 +128,11 @@ class LogWriter:
         self._outlets = tuple(outlets)
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        threading.Thread(target=self._write_for_ever, name="polku-journal", daemon=True).start()
+        try:
+            threading.Thread(target=self._write_for_ever, name="polku-journal", daemon=True).start()
+        except RuntimeError:  # no thread, so none whose end `close` could wait for
+            self._ended = None
+            raise
 
     def add(self, unit: WriteUnit) -> None:
         """Have a unit written; `unit.done` tells when it is, or why it is not."""

@@ -207,3 +207,19 @@ async def test_events_and_bytes_of_rows_that_are_gone_leave_the_share(
         assert (await bench.push(batch_of("later"))).refused == ()
         await bench.buffer.drain()
         assert bench.buffer.statistics().outlets["a"].lag_bytes == 0
+
+
+async def test_a_journal_for_whose_thread_there_is_no_room_says_so_and_can_be_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = DurableLog(str(path))
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await log.open(["a"], lambda *_: None)
+    async with asyncio.timeout(30):
+        await log.close()

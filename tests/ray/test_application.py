@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from polku import ActorEmitter, Batch, Breaker, Event, Hub, Resilience, Retry, Sender, new_event
+from polku.errors import NotRunningError, UnavailableError
 from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -152,6 +153,21 @@ def test_nothing_is_left_behind_after_stop_and_ray_goes_on(tmp_path: Path) -> No
     assert list_named_actors(all_namespaces=True) == []
     wait_until_gone(pids)
     assert ray.is_initialized()
+
+
+def test_after_its_end_a_pipeline_says_so_where_the_application_keeps_its_ray() -> None:
+    pipeline = Hub(runtime="ray").emitter(print).start()
+    sender = pipeline.sender()
+    report = pipeline.stop()
+    for call in (pipeline.sender, pipeline.dead_letters, pipeline.statistics, pipeline.__enter__):
+        with pytest.raises(NotRunningError, match="the pipeline has stopped; start another one"):
+            call()
+    with pytest.raises(
+        UnavailableError, match=r"the pipeline does not answer, or has stopped: ActorDiedError: .*task\.$"
+    ):
+        sender.send(new_event("x"), timeout=30)
+    assert not pipeline.health().ready
+    assert pipeline.report_nowait().result(30) is report
 
 
 def test_the_wire_modules_and_the_actors_import_in_a_worker() -> None:

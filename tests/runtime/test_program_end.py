@@ -58,6 +58,27 @@ def test_a_program_that_ends_without_a_stop_says_what_is_lost_by_that(emitter: s
     assert err.endswith(LOST)
 
 
+def test_a_pipeline_works_in_threads_also_as_the_program_ends() -> None:
+    code = """
+async def threaded(batch):
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(print, "delivered", len(batch))
+
+pipeline = start(threaded)
+"""
+    assert ran(code) == ("delivered 1\n", "")
+
+
+def test_a_call_in_a_thread_that_hangs_does_not_keep_the_program_from_ending() -> None:
+    code = """
+async def hung(batch):
+    await asyncio.to_thread(time.sleep, 3600)
+
+start(hung)
+"""
+    assert ran(code) == ("", LOST)
+
+
 def test_a_program_that_stops_its_pipeline_as_it_ends_says_nothing() -> None:
     code = "atexit.register(lambda: print(pipeline.stop().complete)); pipeline = start(quick)"
     assert ran(code) == ("delivered 1\nTrue\n", "")
@@ -110,4 +131,4 @@ atexit.register(late)
 """
     out, err = ran(code)
     assert err == ""
-    assert out == "delivered 1\n" or out.startswith("NotRunningError no pipeline can be started while the program ends")
+    assert out == "delivered 1\n" or out.startswith("NotRunningError the event loop of pipelines cannot be started (")
