@@ -24,8 +24,10 @@ class ConsoleOutput:
         self._tasks = tasks
         self._followed: set[Any] = set()
 
-    def follow(self, plan: Plan, lanes: Sequence[LaneHandles], attachment: Attachment) -> None:
+    def follow(self, plan: Plan, lanes: Sequence[LaneHandles], attachment: Attachment | None) -> None:
         """Write what the emitters of these lanes print to this program's standard output, from now on."""
+        if attachment is None:
+            return
         names = [o.name for o in plan.outlets if getattr(o.emitter, "writes_to_console", False)]
         handles = {id(handle): handle for lane in lanes for name in names for handle in [lane.emitters[name]]}
         for handle in [handle for handle in handles.values() if handle._actor_id not in self._followed]:

@@ -199,9 +199,12 @@ class RayRuntime:
         self._plan = self._changes.plan
         if self._following is not None:
             await self._following.stop()
-        complete = False
-        with contextlib.suppress(ray.exceptions.RayError):
+        complete, fault = False, ""
+        try:
             complete = await drain_within(timeout, drain(self.parts), self._look if self._is_durable else None)
+        except Exception as error:  # of a part that is away, or of its code; the rest is closed all the same
+            fault = first_line(error)
+            _LOG.error("the drain ended early: %s", fault)
         if not complete:
             await release(self.parts)
         report = await self.report()
@@ -209,7 +212,7 @@ class RayRuntime:
             await asyncio.wait_for(close(self.parts), _CLOSE_SECONDS)
         await self._kill()
         self._has_ended = True
-        return report._replace(complete=complete, seconds=time.monotonic() - started)
+        return report._replace(complete=complete, seconds=time.monotonic() - started, fault=fault)
 
     async def report(self) -> StopReport:
         """Ask every lane what became of its events until now."""
@@ -382,8 +385,7 @@ class RayRuntime:
         return pack(self.parts, facts, self._generation, self._reloads, self._open_doors)
 
     def _write_out(self, lanes: Sequence[LaneHandles]) -> None:
-        if self._attachment is not None:
-            self._console.follow(self._plan, lanes, self._attachment)
+        self._console.follow(self._plan, lanes, self._attachment)
 
     async def _kill(self) -> None:
         await self._changes.close()

@@ -37,7 +37,7 @@ from polku.runtime.complaints import Complaints
 from polku.runtime.lane import LaneStatistics
 from polku.runtime.reloads import Reloads
 from polku.runtime.watch import Progress, Watch
-from polku.text import named
+from polku.text import named, span
 
 if TYPE_CHECKING:
     from polku.actors.ray_metrics import RayMetrics
@@ -354,7 +354,7 @@ class SupervisorShell:
                 return sight
         except TimeoutError:
             silent = self._end_if_hanging(name, handle)
-            return Observation(None, None, f"has not answered for {silent:.0f} s")
+            return Observation(None, None, f"has not answered for {span(silent)}")
         except ray.exceptions.RayActorError as error:
             self._expect(name)
             return Observation(None, None, out_of_reach(error), ended=True)

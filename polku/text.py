@@ -66,6 +66,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
+def span(seconds: float) -> str:
+    """Return for how long something is so: `45 s`, and minutes where it is more than two of them, `9 min 56 s`."""
+    return f"{seconds:.0f} s" if seconds <= 120 else duration(seconds)
+
+
 def next_attempt(seconds: float) -> str:
     """Return when something is tried again, for people: `next attempt in 12 s`; empty where that is now."""
     return f"next attempt in {duration(seconds)}" if round(seconds) else ""

@@ -24,7 +24,7 @@ from polku.external.unavailable import Absent
 from polku.hooks import close_each
 from polku.ids import new_id
 from polku.log import RepeatedLog
-from polku.text import said
+from polku.text import said, span
 from polku.usercode import is_ours
 from polku.v1.plugin_pb2 import PLUGIN_TYPE_EMITTER, PLUGIN_TYPE_INGESTOR, PluginInfo
 
@@ -169,7 +169,7 @@ class Registry:
             for entry in list(self._entries.values()):
                 silence = self._clock.monotonic() - entry.heard
                 if silence > self.rules.silent_after:
-                    reason = f"plugin {entry.info.name!r} has given no sign of life for {silence:.0f} s"
+                    reason = f"plugin {entry.info.name!r} has given no sign of life for {span(silence)}"
                     _REPEATED.warning((entry.info.name, "silent"), "%s: it is taken out", reason)
                     try:
                         await self._remove(entry, reason, alarm=True)

@@ -26,7 +26,7 @@ from polku.health import Health
 from polku.host import is_loopback
 from polku.monitoring.address import HTTPS, Admin
 from polku.monitoring.http1 import LIMIT, Request, Response, Server, Stream
-from polku.text import line, said
+from polku.text import line, said, span
 
 if TYPE_CHECKING:
     from polku.monitoring.event_routes import Events
@@ -205,7 +205,7 @@ class AdminServer:
         seconds = self._stuck()
         if seconds < _DEAD_SECONDS:
             return Response(200, b"live\n")
-        return Response(503, f"the event loop has not turned for {seconds:.0f} s\n".encode())
+        return Response(503, f"the event loop has not turned for {span(seconds)}\n".encode())
 
     async def _judge(self) -> Health:
         """Return the health, with what holds up the pipeline's event loop where that does not turn."""
@@ -290,7 +290,7 @@ class AdminServer:
 
 def _blocked_by(tree: PipelineStatistics, seconds: float) -> str:
     busy = [stage.busy_with for lane in tree.lanes for stage in lane.stages.values() if stage.busy_with]
-    return line(f"has not turned for {seconds:.0f} s: {' and '.join(busy) or 'something'} blocks it")
+    return line(f"has not turned for {span(seconds)}: {' and '.join(busy) or 'something'} blocks it")
 
 
 async def _start_unix(http: Server, path: str) -> asyncio.Server:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from polku.aio.pulse import Pulse
 from polku.health import Health
-from polku.text import line
+from polku.text import line, span
 
 STUCK_SECONDS = 1.0
 """How long an event loop may not turn until health says so."""
@@ -25,7 +25,7 @@ def with_loop(health: Health, pulse: Pulse | None, busy: Iterable[str] = ()) -> 
     place = pulse.place()
     at = f" (at {place.line})" if place else ""
     what = " and ".join(busy) or (place.function if place else "something")
-    why = line(f"has not turned for {seconds:.0f} s{at}: {what} blocks it")
+    why = line(f"has not turned for {span(seconds)}{at}: {what} blocks it")
     parts = {**health.components, PART: (False, why)}
     health = health._replace(healthy=False, components=parts, seconds={**health.seconds, PART: seconds})
     if seconds < DEAD_SECONDS:

@@ -139,16 +139,17 @@ class InlineRuntime:
         if self._updating is not None:
             await asyncio.wait([self._updating], timeout=timeout / 2)
         look = self._look if self._plan.buffer.kind is Kind.DURABLE else None
+        complete, fault = False, ""
         try:
             complete = await drain_within(timeout, contained(self._drain()), look)
         except Exception as error:  # the rest is closed all the same
             _LOG.error("the drain ended early: %s", named(error), exc_info=error)
-            complete = False
+            fault = named(error)
         if not complete:
             await self._lane.release()
         report = stop_report(self._plan, self._outcome(), complete=complete, seconds=time.monotonic() - started)
         await self._close()
-        return report
+        return report._replace(fault=fault)
 
     async def report(self) -> StopReport:
         """Return what would be reported if the pipeline ended now."""

@@ -41,7 +41,8 @@ class StopReport(NamedTuple):
 
     `lost` counts, by emitter, events whose senders were told that they are in, and which no emitter will get: those of
     an emitter with `required=False` are not promised to it, and at the `delivered` level nobody was told yet. `unknown`
-    names the lanes that did not answer, and held events in memory.
+    names the lanes that did not answer, and held events in memory. `fault` is why the drain ended early, if it did:
+    events that were on their way then are in no count, and their senders have no answer.
     """
 
     emitters: Mapping[str, EmitterReport]
@@ -49,6 +50,7 @@ class StopReport(NamedTuple):
     seconds: float
     lost: Mapping[str, int] = {}
     unknown: Sequence[str] = ()
+    fault: str = ""
 
     @property
     def loss(self) -> str:
@@ -58,7 +60,8 @@ class StopReport(NamedTuple):
         return "; ".join(told)
 
     def __str__(self) -> str:
-        return "; ".join(f"{name}: {report}" for name, report in self.emitters.items())
+        fault = [f"the drain ended early, so what was on its way is not counted ({self.fault})"] if self.fault else []
+        return "; ".join([*fault, *(f"{name}: {report}" for name, report in self.emitters.items())])
 
 
 def report_outcome(plan: Plan, outlets: Mapping[str, OutletStatistics]) -> dict[str, EmitterReport]:

@@ -17,7 +17,7 @@ from polku.emit.delivery import CollectionStatistics, DeliveryStatistics
 from polku.gateway.intake_statistics import IntakeStatistics
 from polku.health import DRAINING, Cause, Health
 from polku.stage.statistics import StageStatistics
-from polku.text import counted, line
+from polku.text import counted, line, span
 
 if TYPE_CHECKING:
     from polku.runtime.lane import LaneStatistics
@@ -113,7 +113,7 @@ class Watch:
     def add_stage(self, name: str, stage: StageStatistics) -> None:
         """Add a stage: it is unwell while one middleware has been busy for too long, or something behind it fails."""
         busy = time.monotonic() - stage.since if stage.step else 0.0
-        works = f"{stage.step} has been busy with one batch for {busy:.0f} s"
+        works = f"{stage.step} has been busy with one batch for {span(busy)}"
         if busy > _BUSY_SECONDS:
             self._hold(name, works)
         self.add(name, works if busy > PATIENCE else stage.fault)
@@ -126,7 +126,7 @@ class Watch:
         complaint = DRAINING if intake.draining else intake.fault
         if not complaint and idle > PATIENCE:
             complaint = (
-                f"no answer for {idle:.0f} s to {counted(intake.open, 'message')}: what comes after it takes nothing"
+                f"no answer for {span(idle)} to {counted(intake.open, 'message')}: what comes after it takes nothing"
             )
             self._idle[f"{self.lane}ingest"] = idle
         if intake.draining:
@@ -149,7 +149,7 @@ class Watch:
             waiting = counted(buffer.outlets[name].lag, "event", "waits", "wait")
             self._hold(f"emitter:{name}", f"its share of the buffer is full ({waiting})")
             if (idle := buffer.outlets[name].idle) > _FULL_SECONDS:
-                self._refuse(f"the share of emitter {name!r} is full, and nothing has moved for {idle:.0f} s")
+                self._refuse(f"the share of emitter {name!r} is full, and nothing has moved for {span(idle)}")
         self.add_dead_letters(buffer.dead_letters)
         for name, outlet in buffer.outlets.items():
             if outlet.overflow is not Overflow.BLOCK:
@@ -162,7 +162,7 @@ class Watch:
             idle = self._progress.stalled(f"{self.lane}outlet {name}", outlet.lag, done, self._now)
             if idle > PATIENCE:
                 self._why[self.lane + name] = (
-                    f"no progress for {idle:.0f} s with {counted(outlet.lag, 'event')} waiting"
+                    f"no progress for {span(idle)} with {counted(outlet.lag, 'event')} waiting"
                 )
                 self._idle[f"{self.lane}outlet {name}"] = idle
         for name, complaint in buffer.orphans.items():

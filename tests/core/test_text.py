@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polku.text import BLOCK, LINE, as_id, block, counted, line, named, redacted, said, trace
+from polku.text import BLOCK, LINE, as_id, block, counted, line, named, redacted, said, span, trace
 from tests.support.pace import check_cost
 
 ANY = st.text(st.characters(exclude_categories=()))
@@ -121,3 +121,10 @@ def test_text_without_secrets_can_always_be_had(text: str) -> None:
 @pytest.mark.parametrize("unit", ["a://", "bearer ", "x", "secret_", "a.", "a://b:", "token: ", 'key" '])
 def test_hostile_text_is_looked_through_in_linear_time(unit: str) -> None:
     check_cost(lambda: redacted(unit * (60_000 // len(unit)), 60_000), 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "0 s"), (59.6, "60 s"), (120.0, "120 s"), (121.0, "2 min 1 s"), (596.2, "9 min 56 s")]
+)
+def test_how_long_something_is_so_is_said_in_minutes_where_it_is_long(seconds: float, text: str) -> None:
+    assert span(seconds) == text

@@ -8,6 +8,7 @@ import pytest
 
 from polku import BufferStrategy, Hub
 from polku.buffer.statistics import OutletStatistics
+from polku.runtime.changing import ChangingLane
 from polku.runtime.report import EmitterReport, add_up, report_outcome, stop_report
 
 
@@ -48,6 +49,18 @@ def test_what_was_in_a_buffer_that_died_is_lost_and_a_lane_that_says_nothing_may
     unknown = "what lane-2/ingest held in memory is not known"
     lost = "acknowledged events are lost: 4 of emitter must; " if vanished else ""
     assert report.loss == lost + unknown
+
+
+def test_a_drain_that_fails_says_so_before_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(lane: ChangingLane) -> None:
+        raise LookupError("a group is gone")
+
+    pipeline = hub().start()
+    monkeypatch.setattr(ChangingLane, "drain_intake", fail)
+    report = pipeline.stop()
+    assert (report.complete, report.fault) == (False, "LookupError: a group is gone")
+    early = "the drain ended early, so what was on its way is not counted (LookupError: a group is gone); "
+    assert str(report).startswith(f"{early}must: 0 delivered")
 
 
 def test_reports_of_lanes_add_up() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from msgspec.structs import replace
 
@@ -49,6 +51,16 @@ def test_health_turns_bad_naming_who_since_when_and_why_and_good_again(monkeypat
     assert found["emitter:fine"] == (True, "ok")
     assert all(healthy for healthy, _ in judge(progress, 200, 110, 4).values())
     assert all(healthy for healthy, _ in judge(progress, 0, 310, 0).values())
+
+
+def test_what_stands_still_for_long_is_told_in_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = Progress()
+    judge(progress, 300, 10, 4)
+    later = time.monotonic() + 596
+    monkeypatch.setattr("polku.runtime.watch.time.monotonic", lambda: later)
+    found = judge(progress, 300, 10, 4)
+    assert found["emitter:slow"][1].startswith("no progress for 9 min 56 s with 300 events waiting: ")
+    assert found["ingest"][1].startswith("no answer for 9 min 56 s to 4 messages: ")
 
 
 def test_an_emitter_that_cannot_start_or_be_reached_is_unwell_by_its_reason() -> None:
