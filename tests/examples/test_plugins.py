@@ -24,6 +24,7 @@ from tests.support.server import polku
 ROOT = Path(__file__).parent.parent.parent
 PLUGINS = ROOT / "examples" / "plugins"
 SAMPLE = b"info hello\nerror oh no\n"
+LONG = b"info " + b"hello " * 100 + b"\n"  # ten megabytes of it are few events, which a plugin has soon made
 
 
 def need(tool: str, why: str) -> None:
@@ -121,7 +122,7 @@ def test_an_ingestor_is_used_killed_and_used_again(which: str, restartable: Rest
     make, name = INGESTORS[which]
     restartable.command = make(name, tmp_path)
     with plugin_process(*restartable.command, cwd=tmp_path) as plugin:
-        assert_plugin(plugin.address, sample=SAMPLE)
+        assert_plugin(plugin.address, sample=LONG)
     restartable.start()
     recorder = Recorder(tmp_path / "out")
     ingestor = ExternalIngestor("my-custom-source", restartable.address, health_interval=0.2)
