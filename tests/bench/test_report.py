@@ -130,7 +130,7 @@ def test_a_run_in_which_nothing_came_is_shown_too() -> None:
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("runs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_words_of_its_pictures_can_be_read_on_a_screen_and_on_a_phone(
     runs: int, browser: Browser, tmp_path: Path
 ) -> None:

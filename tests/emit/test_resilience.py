@@ -259,7 +259,7 @@ async def test_what_a_library_raises_for_all_is_a_destination_that_is_down() -> 
     assert sorted(map(int, table.rows)) == list(range(30))
 
 
-@pytest.mark.parametrize("events", [1, 2, 3])
+@pytest.mark.parametrize("events", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @in_virtual_time
 async def test_what_a_library_raises_costs_no_event_however_few_are_there(events: int) -> None:
     table = Table()

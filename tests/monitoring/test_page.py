@@ -119,7 +119,7 @@ def test_a_dead_destination_a_full_share_and_what_helps(show: Callable[..., Page
         assert "it is draining" in page.text("#wrong-note")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.slow)])
 def test_lanes_and_many_emitters_are_folded_until_they_are_asked_for(show: Callable[..., Page], width: int) -> None:
     shown = Shown(some_tree(lanes=8, emitters=[f"out-{number}" for number in range(16)], events=100, shared=True))
     with admin_address(shown) as address:

@@ -174,7 +174,7 @@ def test_numbers_in_the_picture_are_not_cut(browser: Browser) -> None:
         page.close()
 
 
-@pytest.mark.parametrize("emitters", [2, 16])
+@pytest.mark.parametrize("emitters", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_in_many_lanes_numbers_are_not_cut_nor_crossed_by_edges(browser: Browser, emitters: int) -> None:
     names = [f"e{number}" for number in range(emitters)]
     events, deadline = 99_990, time.monotonic() + 60
@@ -192,7 +192,7 @@ def test_in_many_lanes_numbers_are_not_cut_nor_crossed_by_edges(browser: Browser
         page.close()
 
 
-@pytest.mark.parametrize("lanes", [1, pytest.param(2, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("lanes", [*(pytest.param(lanes, marks=pytest.mark.slow) for lanes in (1, 2)), 8])
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_picture_is_as_wide_as_the_page(browser: Browser, lanes: int, shared: bool) -> None:
     with admin_address(Shown(some_tree(lanes=lanes, shared=shared, events=100))) as address:
