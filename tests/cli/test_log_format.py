@@ -13,7 +13,7 @@ from polku.cli.app import app
 from tests.support.server import ON_BARE_RAY, Server, polku
 
 PIPELINE = """
-from polku import *
+from polku import Hub, StdoutEmitter, Transform
 def crash(event):
     print("a line of user code")
     raise ValueError("odd \\x1b[2J\\nforged")

@@ -10,19 +10,21 @@ from tests.cli.programs import PIPELINE
 from tests.support.authority import Authority
 from tests.support.server import polku, polku_here
 
+IMPORTS = "from polku import Hub, StdoutEmitter, Tls\n"
+
 
 def test_validate_reads_the_files_of_the_certificate(tmp_path: Path) -> None:
     pair, other = Authority(tmp_path, "one").issue(), Authority(tmp_path, "two").issue()
     for key, status in ((pair.key, 0), (other.key, 1)):
         file = tmp_path / f"pipeline_{status}.py"  # one name in one second could be the file that is compiled already
         tls = f"Tls({str(pair.cert)!r}, {str(key)!r})"
-        file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
+        file.write_text(f"{IMPORTS}hub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
         done = polku_here("validate", str(file), "--runtime", "inline")
         assert done.returncode == status, done.stderr
     ended = Authority(tmp_path, "three").issue(days=-1)
     file = tmp_path / "pipeline_late.py"
     tls = f"Tls({str(ended.cert)!r}, {str(ended.key)!r})"
-    file.write_text(f"from polku import *\nhub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
+    file.write_text(f"{IMPORTS}hub = Hub().security(tls={tls}).emitter(StdoutEmitter())\n")
     late = polku_here("validate", str(file), "--runtime", "inline")
     assert (late.returncode, "clients refuse it; renew it" in late.stderr) == (1, True)
     assert f"tls_key='{other.key}': is not the key of {pair.cert}" in done.stderr
