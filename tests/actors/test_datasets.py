@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-pytest.importorskip("pandas", reason="Ray Data needs it: pip install 'polku[data]'")
-
-from polku import BufferStrategy, Event, Hub, PolkuDatasink, RecordError, Refusal, SendReceipt, StdoutEmitter, new_event
-from polku.actors.datasets import JournalSource, RefusedRow, RowsRefusedError
+import polku
+from polku import BufferStrategy, Event, Hub, RecordError, Refusal, SendReceipt, StdoutEmitter, new_event
 from polku.codes import Code
 from polku.emit.table import Rows, event_of
 from polku.errors import RetryableError, UnavailableError
 from polku.event.v1.event_pb2 import Severity
+
+# To import Ray Data takes a second, in each worker of the tests: only what runs does.
+pytestmark = pytest.mark.skipif(find_spec("pandas") is None, reason="Ray Data needs it: pip install 'polku[data]'")
 
 
 class Pipeline:
@@ -44,7 +46,7 @@ class Pipeline:
 def write(pipeline: Pipeline, rows: list[dict[str, Any]], **options: Any) -> Any:
     import pyarrow as pa
 
-    sink: Any = PolkuDatasink(pipeline, **options)  # type: ignore[arg-type]
+    sink: Any = polku.PolkuDatasink(pipeline, **options)  # type: ignore[arg-type]
     return sink.write([pa.Table.from_pylist(rows)], None)
 
 
@@ -92,8 +94,10 @@ def test_rows_without_an_id_get_the_same_one_each_time() -> None:
 
 
 def test_too_many_refused_rows_are_an_error_that_has_them() -> None:
+    from polku.actors.datasets import RowsRefusedError
+
     for most, raises in ((0, True), (1, False), (None, False)):
-        sink = PolkuDatasink(Pipeline(), max_refused=most)  # type: ignore[arg-type]
+        sink = polku.PolkuDatasink(Pipeline(), max_refused=most)  # type: ignore[arg-type]
         if raises:
             with pytest.raises(RowsRefusedError) as error:
                 sink.on_write_complete(_result())
@@ -105,6 +109,8 @@ def test_too_many_refused_rows_are_an_error_that_has_them() -> None:
 
 
 def _result() -> Any:
+    from polku.actors.datasets import RefusedRow
+
     return SimpleNamespace(write_returns=[(3, []), (0, [RefusedRow({"n": 1}, "1", Code.INVALID_RECORD, "no")])])
 
 
@@ -149,6 +155,8 @@ def journal(tmp_path: Path) -> Path:
 
 
 def test_the_events_of_a_journal_are_rows_in_their_order(tmp_path: Path) -> None:
+    from polku.actors.datasets import JournalSource
+
     source = JournalSource(journal(tmp_path))
     for parallelism, most in ((1, 1), (2, 2), (100, 3)):
         tasks = source.get_read_tasks(parallelism)

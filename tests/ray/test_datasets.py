@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("pandas", reason="Ray Data needs it: pip install 'polku[data]'")
-
-from polku import Event, Filter, Hub, PolkuDatasink, WindowEmitter, read_journal
+import polku
+from polku import Event, Filter, Hub, WindowEmitter
 from tests.actors.test_datasets import journal
 from tests.support.recorder import Recorder
 
 pytestmark = [
+    pytest.mark.skipif(find_spec("pandas") is None, reason="Ray Data needs it: pip install 'polku[data]'"),
     pytest.mark.usefixtures("ray_session"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Ray Data's own settings
 ]
@@ -41,7 +42,7 @@ def test_a_dataset_is_written_into_a_pipeline_and_comes_out_in_windows(tmp_path:
     window = WindowEmitter(count_types(str(tmp_path)), max_events=98, dataset=True)
     hub = Hub(runtime="ray").middleware(Filter(refuse_odd)).emitter(recorder).emitter(window)
     with hub.start() as pipeline:
-        sink = PolkuDatasink(pipeline.sender(), max_refused=1)
+        sink = polku.PolkuDatasink(pipeline.sender(), max_refused=1)
         rows = [{"id": str(n), "event_type": "even" if n % 2 == 0 else "odd", "source": "s"} for n in range(100)]
         ray.data.from_items(rows, override_num_blocks=4).write_datasink(sink)
         assert (sink.sent, [(one.event_id, one.row["event_type"]) for one in sink.refused]) == (99, [("7", "odd")])
@@ -50,6 +51,6 @@ def test_a_dataset_is_written_into_a_pipeline_and_comes_out_in_windows(tmp_path:
 
 
 def test_a_journal_is_read_as_a_dataset(tmp_path: Path) -> None:
-    dataset = read_journal(journal(tmp_path))
+    dataset = polku.read_journal(journal(tmp_path))
     assert sorted(int(row["id"]) for row in dataset.take_all()) == list(range(30))
     assert {"id", "payload", "waits_for"} <= set(dataset.schema().names)

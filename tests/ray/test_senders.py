@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("pandas", reason="Ray Train and Tune need it: pip install 'polku[data]'")
 
 from polku import Hub, Pipeline
 from tests.ray.shown import shown
 from tests.support.recorder import Recorder
 
 pytestmark = [
+    pytest.mark.skipif(find_spec("pandas") is None, reason="Ray Train and Tune need it: pip install 'polku[data]'"),
     pytest.mark.usefixtures("ray_session"),
     pytest.mark.filterwarnings("ignore"),  # of Ray Train and Tune, about what is not installed
 ]
