@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from polku import SettingError
+from polku import Hub, SettingError
 from polku.gateway.addresses import Doors
 from polku.gateway.grpc.server import NativeServer
 from polku.gateway.grpc_server import choose
@@ -26,6 +26,17 @@ def test_the_log_says_which_door_is_open_and_why(
     with caplog.at_level(logging.DEBUG):
         assert choose(Doors()) is NativeServer
     assert "the gRPC door is native" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["grpcio", "native"])
+def test_the_log_says_which_limits_a_server_does_not_hold(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("POLKU_DOOR", name)
+    with Hub(runtime="inline").emitter(lambda batch: None).start(grpc_addr="127.0.0.1:0", admin_addr="off"):
+        pass
+    missing = "holds no limits on grpc_connections, address_connections, unfinished messages, answers that nobody reads"
+    assert (missing in caplog.text) is (name == "grpcio")
 
 
 @pytest.mark.parametrize("name", ["back", "fast"])

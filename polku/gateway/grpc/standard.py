@@ -154,7 +154,7 @@ class Reflection:
             case "file_by_filename":
                 self._add_files(answer, self._pool.FindFileByName(request.file_by_filename))
             case "file_containing_symbol":
-                self._add_files(answer, self._pool.FindFileContainingSymbol(request.file_containing_symbol))
+                self._add_files(answer, self._file_of(request.file_containing_symbol))
             case "file_containing_extension":
                 asked = request.file_containing_extension
                 owner = self._pool.FindMessageTypeByName(asked.containing_type)
@@ -168,6 +168,15 @@ class Reflection:
             case _:
                 answer.error_response.error_code = StatusCode.INVALID_ARGUMENT
                 answer.error_response.error_message = "message_request: none is set"
+
+    def _file_of(self, symbol: str) -> Any:
+        """Return the file that declares a symbol; raises `KeyError`. Protobuf's pool knows all of them but methods."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            name, _, method = symbol.rpartition(".")
+            service: Any = self._pool.FindServiceByName(name)
+            return service.methods_by_name[method].containing_service.file
 
     def _add_files(self, answer: Any, file: Any) -> None:
         """Add a file and all that it imports."""

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from hpack import Decoder, Encoder
 
@@ -119,6 +120,28 @@ def test_reflection_describes_every_service(channel: Any) -> None:
     assert file.service[0].name == "Gateway"
     with pytest.raises(KeyError):
         database.FindFileContainingSymbol("polku.v1.Nothing")
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_both_versions_of_reflection_answer(channel: Any, version: str) -> None:
+    """Their messages are the same; clients ask for v1 first, and some for v1alpha alone."""
+    call = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="polku.v1.Gateway.SendEvent"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="polku.v1.Ack.event_ids"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="polku.v1.Nothing"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="polku.v1.Gateway.Nothing"),
+    ]
+    listed, method, field, *unknown = call(iter(asked), timeout=30)
+    assert "polku.v1.Gateway" in {service.name for service in listed.list_services_response.service}
+    assert method.file_descriptor_response == field.file_descriptor_response
+    assert method.file_descriptor_response.file_descriptor_proto
+    assert [one.error_response.error_code for one in unknown] == [grpc.StatusCode.NOT_FOUND.value[0]] * 2
 
 
 def test_an_unknown_method_is_named(channel: Any) -> None:
