@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from polku.aio.slices import at_once
 from polku.batch.batch import Batch
@@ -51,6 +52,20 @@ def _join_frames(pieces: list[memoryview]) -> list[bytes]:
     return [message for piece in pieces for message in reader.read(piece, b"")]
 
 
+def _lacking(whole: EventPayload, names: Sequence[str]) -> bytes:
+    """Return the events without some of their fields."""
+    less = EventPayload.FromString(whole.SerializeToString())
+    for event in less.events:
+        for name in names:
+            setattr(event, name, type(getattr(event, name))())
+    return less.SerializeToString()
+
+
+def _admit_and_write(content: bytes, limits: Limits) -> bytes:
+    """Admit events that lack something, and write what they are then: the buffer keeps that."""
+    return admit_payload(content, "s", "", limits).batch.payload
+
+
 def steps(count: int, payload: int, metadata: int) -> Steps:
     """Return what is measured, by its name; each step is given what the one before has made."""
     limits = Limits()
@@ -64,6 +79,10 @@ def steps(count: int, payload: int, metadata: int) -> Steps:
     filled = join_with_field(frames, entry)
     events = list(EventPayload.FromString(filled).events)
     ids = [event.id for event in events]
+    lacking = {
+        f"the same without a cluster, {', '.join(names)} missing": _lacking(whole, names)
+        for names in (("source",), ("timestamp_unix_ns",), ("id",), ("id", "timestamp_unix_ns", "source"))
+    }
     admission = admit_payload(content, "s", "prod", limits)
     ack = answer_events(admission, Receipt(()), with_stats=False)
     answer = ack.SerializeToString()
@@ -82,6 +101,7 @@ def steps(count: int, payload: int, metadata: int) -> Steps:
         "look for typed times": lambda: may_have_times(filled, events),
         "all of `admit_payload`": lambda: admit_payload(content, "s", "prod", limits),
         "the same without a cluster": lambda: admit_payload(content, "s", "", limits),
+        **{name: partial(_admit_and_write, less, limits) for name, less in lacking.items()},
         "look for routes": lambda: has_routes(filled),
         "keep the bytes alone": lambda: Batch(payload=filled, count=count).sealed(),
         "make the Ack, bound and write it": lambda: at_once(
