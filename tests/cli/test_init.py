@@ -98,6 +98,8 @@ def test_the_files_fit_together(project: Path) -> None:
     gateway = yaml.safe_load(texts["compose.yaml"])["services"]["gateway"]
     assert (gateway["image"], gateway["read_only"]) == ("orders-gateway", True)
     assert gateway["volumes"] == ["data:/data"]
+    assert "POLKU_INSECURE" not in texts["Containerfile"]  # whether open ports are meant, who runs the image says
+    assert gateway["environment"]["POLKU_INSECURE"] == "1"
     assert "WatchdogSec=" in texts["orders-gateway.service"]
     assert texts["requirements.txt"].startswith("polku @ file://")
 

@@ -163,6 +163,21 @@ def test_polku_is_pid_1_of_a_read_only_root_without_rights_and_drains(container:
     assert "1 delivered, 0 dead letters, 0 dropped, 0 lost" in container.err.read_text()
 
 
+def test_open_to_others_it_starts_and_is_ready_and_says_what_is_open(tmp_path: Path) -> None:
+    running = Container(
+        tmp_path,
+        POLKU_GRPC_ADDR="0.0.0.0:0",
+        POLKU_HTTP_ADDR="127.0.0.1:0",
+        POLKU_ADMIN_ADDR=f"127.0.0.1:{free_port()}",
+    )
+    try:
+        running.wait_for(r"(grpc 0\.0\.0\.0:\d+ is open to others without TLS)")
+        assert running.run(*_exec_form(_instruction("HEALTHCHECK"))).returncode == 0
+        assert running.stop() == 0
+    finally:
+        running.kill()
+
+
 @pytest.mark.slow
 def test_on_ray_it_is_the_same(tmp_path: Path) -> None:
     running = Container(
