@@ -41,6 +41,8 @@ _LOST_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 _DRAIN_LOOK_SECONDS = 0.5
 _DRAIN_LINE_SECONDS = 5.0
+_CLOSED = ": SIGHUP, as of a terminal that is closed"
+_NOT_RELOADED = ": SIGHUP, and there is no pipeline file to load again; start it again to have its settings read"
 
 
 def serve(
@@ -57,8 +59,8 @@ def serve(
     A drain takes `drain` seconds at most, or as many as the environment's `POLKU_DRAIN_SECONDS` says, or 30. A second
     signal ends the drain, with the same report of what is lost by that, and exit status 130 where nothing is; one that
     comes while the pipeline starts drains it as soon as it has started. SIGHUP is left alone where it is ignored, as
-    under `nohup`, and has a `reloader` do its work where there is one and no terminal. Must be called in the main
-    thread.
+    under `nohup`, and has a `reloader` do its work where there is one and no terminal; else it drains, and a line says
+    why. Must be called in the main thread.
 
     With `progress` a terminal has a line below that says what flows. A drain that takes long says what is left.
 
@@ -68,10 +70,14 @@ def serve(
     notifier = Notifier(os.environ)
     raise_descriptors()
     stop, hurry = threading.Event(), HurriedEnd()
+    why = ""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal why
         if stop.is_set():
             hurry.end()
+        elif number == signal.SIGHUP:
+            why = _CLOSED if reloader is not None else _NOT_RELOADED
         stop.set()
 
     def listen(*numbers: int) -> None:
@@ -114,7 +120,7 @@ def serve(
             if (left := pipeline.leaves_within) is not None:
                 say("polku: Ray drains this node")
                 seconds = min(seconds, left)
-            say("polku: draining")
+            say(f"polku: draining{why}")
             hurry.begin()
             notifier.stopping(seconds)
             report = _drain(pipeline, seconds, status)

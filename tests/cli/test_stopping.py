@@ -55,6 +55,17 @@ def test_sighup_is_left_alone_where_it_is_ignored(tmp_path: Path) -> None:
     assert ignoring.stop() == 0
 
 
+def test_sighup_drains_what_has_no_file_to_load_again_and_says_why(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests may have it ignored
+    try:
+        server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.wait(30) == 0
+    assert "polku: draining: SIGHUP, and there is no pipeline file to load again; start it" in server.err.read_text()
+
+
 SLOW_START = """
 import asyncio, pathlib
 from polku import Hub

@@ -196,8 +196,11 @@ def set_up(asked: dict[str, Any]) -> None:
     os.environ.update(asked["environment"])
     time.tzset()
     os.chdir(asked["folder"])
-    for number in asked["ignored"]:
-        signal.signal(number, signal.SIG_IGN)
+    for number in _MAY_IGNORE:
+        if number in asked["ignored"]:
+            signal.signal(number, signal.SIG_IGN)
+        elif signal.getsignal(number) is signal.SIG_IGN:  # as whatever started the tests has it
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.argv[:] = asked["arguments"] if asked["program"] == "python" else [asked["program"], *asked["arguments"]]
     more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.path[:1] = [asked["path"], *more]
