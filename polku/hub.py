@@ -626,6 +626,7 @@ class Hub:
         http_token: str | None = None,
         admin_addr: str | None = None,
         admin_token: str | None = None,
+        admin_read_token: str | None = None,
     ) -> Pipeline:
         """Start the pipeline and return it; use it in a `with` or `async with` block, which drains it at the end.
 
@@ -633,9 +634,9 @@ class Hub:
         HTTP clients must send the `http_token`, if there is one; `security` encrypts all ports. OTLP is spoken there
         too; `otlp_addr` and `otlp_http_addr` are second addresses for it, by custom at ports 4317 and 4318.
         Statistics, metrics and health are served at an `admin_addr` (`host:port` or `unix:path`), to who sends the
-        `admin_token`, if there
-        is one: without it only on the loopback interface. Inside a running event loop this does not wait: `async with`
-        does, or the pipeline's first use.
+        `admin_token`, if there is one: without it only on the loopback interface. The `admin_read_token` shows the
+        same, and no events, and changes nothing. Inside a running event loop this does not wait: `async with` does, or
+        the pipeline's first use.
         """
         runner = self._runner(runtime)
         return runner.start(
@@ -646,6 +647,7 @@ class Hub:
             http_token=http_token,
             admin_addr=admin_addr,
             admin_token=admin_token,
+            admin_read_token=admin_read_token,
         )
 
     def run(

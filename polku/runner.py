@@ -50,10 +50,13 @@ class Runner:
         http_token: str | None = None,
         admin_addr: str | None = None,
         admin_token: str | None = None,
+        admin_read_token: str | None = None,
     ) -> Pipeline:
         """Start, and return the running pipeline; see `Hub.start`."""
         plan = self.plan
-        admin = admin_of(admin_addr, admin_token, plan.tls) if admin_addr is not None else None
+        admin = None
+        if admin_addr is not None:
+            admin = admin_of(admin_addr, admin_token, plan.tls, read_token=admin_read_token)
         return self.open(
             Doors(
                 http_token=http_token,
@@ -104,7 +107,8 @@ class Runner:
         self.plan = traced(self.plan, os.environ)
         tls = self.plan.tls or tls_of_environment()
         token = secret_of(os.environ, "POLKU_ADMIN_TOKEN")
-        admin = admin_of(admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, token, tls)
+        read_token = secret_of(os.environ, "POLKU_ADMIN_READ_TOKEN")
+        admin = admin_of(admin_addr or os.environ.get("POLKU_ADMIN_ADDR") or None, token, tls, read_token=read_token)
         chosen = Addresses(grpc_addr, http_addr, otlp_addr, otlp_http_addr).over(self.plan.listen)
         serve(
             self,

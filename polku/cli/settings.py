@@ -58,7 +58,13 @@ class Settings:
         "`https://HOST:PORT` with the gateway's certificate; `off`",
     )
     admin_token: str | None = _setting(
-        None, "the bearer token that its readers must send; needed where it is not of this machine alone", secret=True
+        None,
+        "the bearer token that its readers must send; needed where it is not of this machine alone; shows events and "
+        "dead letters too, replays and drops those, and reloads",
+        secret=True,
+    )
+    admin_read_token: str | None = _setting(
+        None, "a token that reads metrics, statistics and health there, but no events, and changes nothing", secret=True
     )
     tls_cert: str | None = _setting(
         None, "PEM file of the server's certificate and chain; the ports are plain without it"
@@ -160,6 +166,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         insecure=read("insecure", _switch, False),
         admin_addr=read("admin_addr", check_admin_address, default.admin_addr),
         admin_token=read_secret("admin_token"),
+        admin_read_token=read_secret("admin_read_token"),
         tls_cert=read("tls_cert", _path, None),
         tls_key=read("tls_key", _path, None),
         tls_client_ca=read("tls_client_ca", _path, None),

@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from polku.aio.forks import let_go_in_forks
@@ -54,7 +54,7 @@ class AdminServer:
     """Serve a pipeline's statistics, metrics, health and live page.
 
     `stuck` says for how long its event loop has not turned, `addresses` are those of its gateway, by protocol.
-    Events are only for who sends the token, or the `key`; a Unix socket is this user's anyway.
+    Events, and changes, are only for who sends the token, or the `key`; a Unix socket is this user's anyway.
     """
 
     def __init__(
@@ -83,8 +83,9 @@ class AdminServer:
         self._tasks = TaskSet("admin address")
         self._events = events
         self._redaction = redaction
-        self._token = (admin.token or "").encode()
-        self._key = key.encode()
+        self._owners = [text.encode() for text in (key, admin.token) if text]
+        self._readers = [*self._owners, *([admin.read_token.encode()] if admin.read_token else [])]
+        self._asks = bool(admin.token or admin.read_token)
 
     async def start(self) -> str | None:
         """Open the address and return it as bound; None where every port that was tried is taken.
@@ -271,21 +272,23 @@ class AdminServer:
         origin = request.headers.get("origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return False
-        if self._token or self._admin.address.startswith("unix:"):
+        if self._asks or self._admin.address.startswith("unix:"):
             return True  # a page that does not know the token learns nothing; no page reaches a Unix socket
         return is_loopback(_name_of(host))
 
     def _is_authorized(self, request: Request) -> bool:
-        return not self._token or self._has_secret(request)
+        return not self._asks or _sends_one_of(self._readers, request)
 
     def _may_see_events(self, request: Request) -> bool:
-        return (self._admin.address.startswith("unix:") and not self._token) or self._has_secret(request)
+        if self._admin.address.startswith("unix:") and not self._asks:
+            return True
+        return _sends_one_of(self._owners, request)
 
-    def _has_secret(self, request: Request) -> bool:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        sent = given.strip().encode("utf-8", "surrogateescape")
-        secrets = [self._key, *([self._token] if self._token else [])]
-        return scheme.lower() == "bearer" and any(hmac.compare_digest(sent, secret) for secret in secrets)
+
+def _sends_one_of(secrets: Sequence[bytes], request: Request) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    sent = given.strip().encode("utf-8", "surrogateescape")
+    return scheme.lower() == "bearer" and any(hmac.compare_digest(sent, secret) for secret in secrets)
 
 
 def _blocked_by(tree: PipelineStatistics, seconds: float) -> str:

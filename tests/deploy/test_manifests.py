@@ -100,6 +100,24 @@ def test_the_chart_says_what_is_open_only_where_it_is() -> None:
     assert not insecure("tls.secret=t", "tls.clientCa=true")
 
 
+@pytest.mark.parametrize(
+    "options", [pytest.param(None, id="files"), pytest.param(HELM["everything"], id="helm", marks=needs_helm)]
+)
+def test_prometheus_shows_the_token_that_sees_no_events(options: list[str] | None) -> None:
+    text = "---\n".join(path.read_text("utf-8") for path in KUBERNETES) if options is None else _helm(options)
+    documents = _documents(text)
+    (shown,) = [
+        endpoint["authorization"]["credentials"]["key"]
+        for document in documents
+        if document["kind"] == "PodMonitor"
+        for endpoint in document["spec"]["podMetricsEndpoints"]
+    ]
+    for pod in _pods(documents):
+        variables = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
+        assert variables["POLKU_ADMIN_READ_TOKEN_FILE"] == f"/run/secrets/polku-admin/{shown}"
+        assert variables["POLKU_ADMIN_TOKEN_FILE"] != variables["POLKU_ADMIN_READ_TOKEN_FILE"]
+
+
 @needs_helm
 def test_the_charts_pipeline_is_the_file() -> None:
     (found,) = [one for one in _documents(_helm(HELM["everything"])) if one["kind"] == "ConfigMap"]
@@ -138,7 +156,7 @@ def test_compose_gives_the_gateway_what_the_container_file_declares() -> None:
     )
     assert gateway["environment"]["POLKU_INSECURE"] == "1"
     assert all(entry.startswith("127.0.0.1:") for entry in gateway["ports"])
-    assert scraped["authorization"]["credentials_file"] == gateway["environment"]["POLKU_ADMIN_TOKEN_FILE"]
+    assert scraped["authorization"]["credentials_file"] == gateway["environment"]["POLKU_ADMIN_READ_TOKEN_FILE"]
 
 
 def _exposed() -> list[str]:

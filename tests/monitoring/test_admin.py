@@ -137,6 +137,40 @@ def test_with_a_token_only_yes_and_no_are_told_without_it() -> None:
             assert get(address, path, {"Authorization": f"Bearer {TOKEN}"})[0] == 200
 
 
+@pytest.mark.parametrize("token", [TOKEN, None])
+def test_a_token_may_read_numbers_and_no_events_and_change_nothing(token: str | None) -> None:
+    hub = Hub(runtime="inline").emitter(partner)
+    reads = {"Authorization": "Bearer r3ad"}
+    with hub.start(admin_addr="0.0.0.0:0", admin_token=token, admin_read_token="r3ad") as pipeline:
+        address = (pipeline.admin_address or "").replace("0.0.0.0", "127.0.0.1")
+        for path in ("/health", "/metrics", "/statistics"):
+            assert get(address, path)[0] == 401
+            assert get(address, path, reads)[0] == 200
+        private = [("GET", "/tap?session=a&out=*"), ("GET", "/explain?id=x"), ("GET", "/dead-letters")]
+        changes = [("POST", f"/dead-letters/{verb}?all=1") for verb in ("replay", "drop")]
+        for method, path in (*private, *changes, ("POST", "/reload")):
+            assert get(address, path, reads, method)[0] == 401, path
+            if token is not None:
+                assert get(address, path, {"Authorization": f"Bearer {token}"}, method)[0] != 401, path
+
+
+def test_the_two_tokens_differ() -> None:
+    with pytest.raises(SettingError, match=r"POLKU_ADMIN_READ_TOKEN.*is POLKU_ADMIN_TOKEN too"):
+        Hub(runtime="inline").emitter(partner).start(
+            admin_addr="127.0.0.1:0", admin_token=TOKEN, admin_read_token=TOKEN
+        )
+
+
+def test_the_command_reads_the_token_that_reads(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("r3ad\n")
+    variables = {"POLKU_ADMIN_ADDR": "127.0.0.1:0", "POLKU_ADMIN_READ_TOKEN_FILE": str(tmp_path / "token")}
+    server = Server(tmp_path, "serve", POLKU_RUNTIME="inline", POLKU_GRPC_ADDR="127.0.0.1:0", **variables)
+    address = server.wait_for(server.err, r"admin on http://(\S+)")[1]
+    assert get(address, "/metrics")[0] == 401
+    assert get(address, "/metrics", {"Authorization": "Bearer r3ad"})[0] == 200
+    assert server.stop() == 0
+
+
 def test_an_address_that_others_reach_needs_a_token() -> None:
     with pytest.raises(SettingError, match="POLKU_ADMIN_TOKEN"):
         Hub(runtime="inline").emitter(partner).start(admin_addr="0.0.0.0:0")
