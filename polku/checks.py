@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import inspect
 import math
+import os
 import reprlib
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -147,3 +148,12 @@ def _number(value: object) -> float:
         with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
             return value if math.isfinite(value) else -math.inf
     return -math.inf
+
+
+def absolute(path: str) -> str:
+    """Return a path that stays the same; raises `PlanError` where it is relative to a directory that was deleted."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        fix = "is relative to the working directory of this program, which was deleted; write an absolute path"
+        raise PlanError(f"path {path!r} {fix}") from None

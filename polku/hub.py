@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from polku.buffer.strategy import BufferStrategy, Overflow, overflow_rule
-from polku.checks import one_way, ray_installed, shorten
+from polku.checks import absolute, one_way, ray_installed, shorten
 from polku.errors import PlanError, SettingError
 from polku.gateway.addresses import Addresses, check_address
 from polku.gateway.tls import Tls
@@ -456,7 +456,7 @@ class Hub:
         text = os.fspath(path)
         if not text or os.path.isdir(text):
             raise PlanError(f"path={text!r} must name a file, such as 'dead.db'", where="dead_letters")
-        self._dead_letters = DeadLetterPlan(os.path.abspath(text), max_events, max_bytes)
+        self._dead_letters = DeadLetterPlan(absolute(text), max_events, max_bytes)
         return self
 
     def traces(self, setup: Callable[[], TracerProvider]) -> Hub:

@@ -17,8 +17,7 @@ from polku.errors import ChangeError, NotRunningError
 from polku.gateway.addresses import Addresses, Doors
 from polku.health import Health
 from polku.plan import Plan
-from polku.runtime import STOPPED, unstopped
-from polku.runtime.choice import make_runtime
+from polku.runtime import STOPPED, UNCOPIED, Runtime, unstopped
 from polku.runtime.reloads import Reloads
 from polku.runtime.report import StopReport
 from polku.sender import Sender
@@ -59,7 +58,7 @@ class Pipeline:
         self._is_told = is_told  # which runtime, so that what a hub says of it does not count
         self._reloader = reloader
         self._reloads = Reloads()
-        self._runtime = make_runtime(plan, runtime, doors)
+        self._runtime = _make_runtime(plan, runtime, doors)
         self._runtime_name = runtime
         self._run_file: RunFile | None = None
         self._admin = admin
@@ -71,16 +70,14 @@ class Pipeline:
         self._is_awaited = False
         self._stopping: concurrent.futures.Future[StopReport] | None = None
         unstopped.watch(self)
-        if not wait:
-            return
-        if asyncio._get_running_loop() is not None:
+        if wait and asyncio._get_running_loop() is not None:
             self._ready.add_done_callback(self._say_unseen)
-            return
-        try:
-            self.wait_ready()
-        except BaseException:
-            self._abandon()
-            raise
+        elif wait:
+            try:
+                self.wait_ready()
+            except BaseException:
+                self._abandon()
+                raise
 
     def wait_ready(self) -> None:
         """Block until the pipeline is ready for events; raises what kept it from starting."""
@@ -212,7 +209,9 @@ class Pipeline:
         """
         await self._ready_async()
         self._check_runs()
-        return await self._changed(self._runtime.scale(lanes, seconds=timeout), partial(self._have_lanes, lanes))
+        return await self._changed(
+            self._runtime.scale(lanes, seconds=timeout), lambda: self._take_over(self.plan.with_lanes(lanes))
+        )
 
     async def _changed(self, change: Coroutine[None, None, Changed], done: Callable[[], None]) -> Changed:
         """Do all of a change, also where who asked for it waits no longer."""
@@ -227,9 +226,6 @@ class Pipeline:
         self._note(self._reloads.noted())
         done()
         return changed
-
-    def _have_lanes(self, lanes: int) -> None:
-        self.plan = self.plan.with_lanes(lanes)
 
     def update_plan(self, plan: Plan, *, timeout: float = 10.0) -> Changed:
         """Do what `update` does, with a plan, and block until it is done: not inside of the event loop.
@@ -296,10 +292,7 @@ class Pipeline:
             await self.stop_async()
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError(
-            "a pipeline belongs to the process that started it; give tasks and actors pipeline.sender(), of the ray "
-            "runtime, or the address of its gateway"
-        )
+        raise TypeError(UNCOPIED)
 
     def _repr_html_(self) -> str:
         """Return a picture of the pipeline, for notebooks."""
@@ -323,10 +316,7 @@ class Pipeline:
         return found
 
     def end_nowait(self, timeout: float) -> concurrent.futures.Future[StopReport] | None:
-        """Begin to drain at the end of the program; None where there is nothing to drain.
-
-        A drain that was interrupted is not begun again: the report is of what it has done.
-        """
+        """Begin to drain as the program ends, or report a drain that was interrupted; None where there is nothing."""
         if self.has_ended or not self._ready.done() or os.getpid() != self._process:
             return None
         return self._stop(timeout) if self._stopping is None else self.report_nowait()
@@ -397,3 +387,13 @@ class Pipeline:
                 self._run_file.close()
             if self._admin_server is not None:
                 await self._admin_server.close()
+
+
+def _make_runtime(plan: Plan, name: str, doors: Doors) -> Runtime:
+    if name == "inline":
+        from polku.runtime.inline import InlineRuntime
+
+        return InlineRuntime(plan, doors)
+    from polku.actors.runtime import RayRuntime
+
+    return RayRuntime(plan, doors)

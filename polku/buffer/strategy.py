@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 
+from polku.checks import absolute
 from polku.errors import PlanError
 
 DEFAULT_CAPACITY = 10_000
@@ -97,7 +98,7 @@ class BufferStrategy:
         if not text or text.endswith(os.sep) or os.path.isdir(text):
             raise PlanError(f"path={text!r} must name a file, such as 'journal.db'", where="BufferStrategy")
         rule = overflow_rule(overflow)
-        return cls(Kind.DURABLE, capacity, max_bytes=max_bytes, overflow=rule, path=os.path.abspath(text))
+        return cls(Kind.DURABLE, capacity, max_bytes=max_bytes, overflow=rule, path=absolute(text))
 
     @property
     def capacity(self) -> int:

@@ -29,6 +29,7 @@ def send(
 
     import grpc
 
+    from polku.cli.refusals import Refusals
     from polku.cli.sending import one_event, open_stream, read_events, read_target, why
     from polku.cli.sending import send as send_events
     from polku.progress import Progress
@@ -38,21 +39,31 @@ def send(
     if not file and not type:
         raise SettingError("FILE", file or "", "give a file (`-` is standard input), or the --type of one event")
     target = read_target(to, shown)
-    total = None
+    total, refusals = None, Refusals(say)
     if type is not None:
         events: Any = iter([one_event(id, type, payload, severity, metadata or [])])
     else:
         stream, total = open_stream(str(file))
-        events = read_events(stream, say)
+        events = read_events(stream, refusals)
     try:
         with Progress("sending", total) as bar:
             tally = asyncio.run(
-                send_events(events, to=target, source=source, cluster=cluster, report=say, advance=bar.advance)
+                send_events(
+                    events,
+                    to=target,
+                    source=source,
+                    cluster=cluster,
+                    report=say,
+                    advance=bar.advance,
+                    refusals=refusals,
+                )
             )
     except grpc.RpcError as error:
         by = f" (by {target.proxy})" if target.proxy is not None else ""
         say(f"polku: {to}{by}: {why(error)}", level="error")
         raise Exit(1) from None
+    finally:
+        refusals.close()
     say(f"{tally.accepted} accepted, {tally.refused} refused")
     if tally.refused:
         raise Exit(1)

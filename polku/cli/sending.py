@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from polku.cli.credentials import Credentials
+from polku.cli.refusals import Refusals
 from polku.contracts import IngestContext
 from polku.emit.grpc.addresses import Address, parse_address
 from polku.errors import PolkuError, RecordError, SettingError
@@ -103,14 +104,14 @@ def _read(option: str, path: str) -> bytes:
         raise SettingError(option, path, f"cannot be read: {error.strerror}") from None
 
 
-def read_events(stream: BinaryIO, report: Report) -> Iterator[Event | None]:
-    """Read NDJSON; a line that is no event is reported and counted (as None)."""
+def read_events(stream: BinaryIO, refusals: Refusals) -> Iterator[Event | None]:
+    """Read NDJSON; a line that is no event is a refusal, and counted (as None)."""
     ingestor = JsonIngestor()
     context = IngestContext("ndjson")
     for number, line in enumerate(stream, 1):
         for record in ingestor.ingest(line, context):
             if isinstance(record, RecordError):
-                report(f"line {number}: {record.message}")
+                refusals.add(record.code, f"line {number}: {record.message}")
                 yield None
             else:
                 yield record
@@ -125,12 +126,13 @@ async def send(
     report: Report,
     advance: Advance,
     patience: float = _PATIENCE,
+    refusals: Refusals | None = None,
 ) -> Tally:
     """Stream the events to a gateway and count what is accepted and what is refused; raises `grpc.RpcError`.
 
     A gateway that has not answered for `patience` seconds is reported, once until it answers again.
     """
-    sender = _Sending(source, cluster, report, advance)
+    sender = _Sending(source, cluster, report, advance, refusals or Refusals(report))
     options = to.options
     opened = (
         grpc.aio.insecure_channel(to.address, options)
@@ -159,9 +161,9 @@ def why(error: grpc.RpcError) -> str:
 
 
 class _Sending:
-    def __init__(self, source: str, cluster: str, report: Report, advance: Advance) -> None:
+    def __init__(self, source: str, cluster: str, report: Report, advance: Advance, refusals: Refusals) -> None:
         self._source, self._cluster = source, cluster
-        self._report, self._advance = report, advance
+        self._report, self._advance, self._refusals = report, advance, refusals
         self._places = asyncio.Semaphore(_IN_FLIGHT)
         self.accepted = self.refused = 0
         self._open = 0  # batches without an answer
@@ -197,7 +199,8 @@ class _Sending:
         self.accepted += len(ack.event_ids)
         self.refused += len(ack.errors)
         for error in ack.errors:
-            self._report(f"{printable(error.event_id) or 'message'}: {error.code}: {error.message}")
+            text = f"{printable(error.event_id) or 'message'}: {error.code}: {error.message}"
+            self._refusals.add(printable(error.code), text)
         self._advance(len(ack.event_ids) + len(ack.errors))
 
     def _next(self, events: Iterator[Event | None]) -> list[Event | None]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from polku import checks
+from polku.checks import absolute
 from polku.clock import Clock
 from polku.errors import PlanError
 from polku.files.decode import BadText, Decode, Form, TooLong
@@ -155,4 +156,4 @@ def _file(option: str, path: object) -> str:
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text or text.endswith(os.sep):
         raise checks.fault("FileSource", option, path, "must be the path of a file")
-    return os.path.abspath(text)
+    return absolute(text)

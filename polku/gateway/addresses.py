@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -108,6 +109,8 @@ def check_free(field: str, address: str | None) -> None:
 
 def cannot_open(field: str, address: str, error: object) -> SettingError:
     """Return the error of a server that could not open its address: servers do not all pass on why."""
+    if address.startswith("unix:"):
+        return SettingError(field, address, why_no_socket(address, error))
     try:
         check_free(field, address)
     except SettingError as reason:
@@ -115,6 +118,15 @@ def cannot_open(field: str, address: str, error: object) -> SettingError:
     except (ValueError, OverflowError):  # no port at all
         pass
     return SettingError(field, address, f"cannot be opened ({error}); is the port in use?")
+
+
+def why_no_socket(address: str, error: object) -> str:
+    """Return why a Unix socket cannot be opened."""
+    if "too long" in str(error):
+        size = len(os.fsencode(address.removeprefix("unix:").removeprefix("//")))
+        most = 107 if sys.platform == "linux" else 103
+        return f"a path of {size} bytes is too long for a Unix socket, which may have {most}; choose a shorter one"
+    return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
 
 
 def _explain(error: OSError, port: str) -> str:

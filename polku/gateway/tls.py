@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from polku.checks import absolute
 from polku.errors import PlanError, SettingError
 
 ClientAuth = Literal["required", "optional"]
@@ -41,7 +42,7 @@ class Tls:
                 continue
             if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
                 raise PlanError(f"{name}={value!r} must be the path of a PEM file", where="Tls")
-            object.__setattr__(self, name, os.path.abspath(os.fspath(value)))
+            object.__setattr__(self, name, absolute(os.fspath(value)))
         if self.client_auth not in CLIENT_AUTH:
             raise PlanError(
                 f"client_auth={self.client_auth!r} is not known; choose 'required' or 'optional'", where="Tls"

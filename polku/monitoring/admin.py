@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from polku.aio.forks import let_go_in_forks
 from polku.aio.tasks import TaskSet
 from polku.errors import PolkuError, SettingError
+from polku.gateway.addresses import why_no_socket
 from polku.gateway.certificates import HTTP1, Certificates
 from polku.gateway.listen import Listener, context_of, descriptors_of, listen
 from polku.health import Health
@@ -114,7 +115,7 @@ class AdminServer:
             try:
                 self._server = await _start_unix(self._http, path)
             except OSError as error:
-                raise SettingError("admin_addr", address, f"cannot be opened ({error.strerror or error})") from None
+                raise SettingError("admin_addr", address, why_no_socket(address, error)) from None
             return address
         if self._admin.tls is not None:
             return await self._open_encrypted(Certificates(self._admin.tls))

@@ -116,6 +116,11 @@ def program_file() -> str:
     return _program or sys.argv[0]
 
 
+def is_command() -> bool:
+    """Return whether a command of POLKU's own runs here, and not somebody's program."""
+    return bool(_program)
+
+
 def name_program(file: str) -> None:
     """Choose what `program_file` returns: where a command runs a file."""
     name_command(os.path.abspath(file))

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 STOPPED = "the pipeline has stopped; start another one, as with hub.start()"
 """What who uses a pipeline after its end is told."""
 
+UNCOPIED = (
+    "a pipeline belongs to the process that started it; give tasks and actors pipeline.sender(), of the ray runtime, "
+    "or the address of its gateway"
+)
+"""What who pickles or copies a pipeline is told."""
+
 
 class Runtime(Protocol):
     """Run one plan from `start` to `stop`; all coroutines are awaited on POLKU's own event loop."""

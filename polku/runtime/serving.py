@@ -9,17 +9,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import wait
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polku.aio import loop_thread
 from polku.aio.pulse import Pulse
 from polku.cycles import collect_cycles_seldom
+from polku.errors import PipelineError
 from polku.gateway.exposure import exposure
 from polku.gateway.places import raise_descriptors
 from polku.log_format import say, warn
+from polku.monitoring.run_files import is_command
 from polku.runtime.drain import drain_seconds
 from polku.runtime.hurried_end import HurriedEnd, say_outcome
 from polku.runtime.memory import give_back_when_quiet
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from polku.runtime.report import StopReport
     from polku.runtime.status_line import StatusLine
 
+_ELSEWHERE = "run waits for signals, of which only the main thread is told; elsewhere use start and stop"
 _LOST_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 _DRAIN_LOOK_SECONDS = 0.5
@@ -60,12 +64,41 @@ def serve(
     signal ends the drain, with the same report of what is lost by that, and exit status 130 where nothing is; one that
     comes while the pipeline starts drains it as soon as it has started. SIGHUP is left alone where it is ignored, as
     under `nohup`, and has a `reloader` do its work where there is one and no terminal; else it drains, and a line says
-    why. Must be called in the main thread.
+    why. At the end the handlers of before are back. Raises `PipelineError` outside of the main thread, which alone is
+    told of signals.
 
     With `progress` a terminal has a line below that says what flows. A drain that takes long says what is left.
 
     Raises `SystemExit` with status 3, after a line that says how many, where acknowledged events are lost.
     """
+    if threading.current_thread() is not threading.main_thread():
+        raise PipelineError(
+            "run waits for signals, of which only the main thread is told; elsewhere use start and stop"
+        )
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    try:
+        _serve(runner, doors, admin=admin, drain=drain, reloader=reloader, progress=progress)
+    finally:
+        if not is_command():  # which ends now: signals that come meanwhile are too late
+            _restore(before)
+
+
+def _restore(before: Mapping[signal.Signals, Any]) -> None:
+    """Put handlers back in the place of those of this module."""
+    for number, handler in before.items():
+        if handler is not None and getattr(signal.getsignal(number), "__module__", "") == __name__:
+            signal.signal(number, handler)
+
+
+def _serve(
+    runner: Runner,
+    doors: Doors,
+    *,
+    admin: Admin | None,
+    drain: float | None,
+    reloader: Reloader | None,
+    progress: bool,
+) -> None:
     seconds = drain_seconds(drain, os.environ)
     notifier = Notifier(os.environ)
     raise_descriptors()

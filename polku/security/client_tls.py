@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from polku.checks import absolute
 from polku.errors import PlanError
 from polku.log import RepeatedLog
 from polku.security.file_identity import file_identity
@@ -106,7 +107,7 @@ def checked_pem(where: str, name: str, value: object) -> Pem:
         if isinstance(path, str) and "-----BEGIN" in path:
             raise PlanError(f"{name} is the text of a PEM file; give its path, or its bytes", where=where)
         if isinstance(path, str):
-            return os.path.abspath(path)
+            return absolute(path)
     raise PlanError(f"{name} must be the path of a PEM file, or its bytes", where=where)
 
 

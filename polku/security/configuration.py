@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
+from polku.checks import absolute
 from polku.errors import PlanError, SettingError
 from polku.lazy import pattern
 from polku.security.rights import RESERVED
@@ -20,7 +21,7 @@ def tokens_path(path: object) -> str:
     """Return the whole path of a token file; raises `PlanError`."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise PlanError(f"tokens={path!r} must be the path of a file such as 'tokens.toml'", where="security")
-    return os.path.abspath(str(os.fspath(path)))
+    return absolute(str(os.fspath(path)))
 
 
 def check_stamp(stamp: object) -> str:
@@ -46,7 +47,7 @@ def check_origins(origins: object) -> tuple[str, ...]:
 def tokens_of_environment() -> str | None:
     """Return the path in `POLKU_TOKENS`; None without one."""
     text = os.environ.get("POLKU_TOKENS", "").strip()
-    return os.path.abspath(text) if text else None
+    return absolute(text) if text else None
 
 
 def secret_of(environment: Mapping[str, str], name: str) -> str | None:

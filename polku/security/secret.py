@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from polku.checks import absolute
 from polku.errors import MisconfiguredError, PlanError
 
 _ENV, _FILE = "env:", "file:"
@@ -27,7 +28,7 @@ class Secret:
         if isinstance(value, str) and value.startswith(_ENV) and value.removeprefix(_ENV).isidentifier():
             return
         if isinstance(value, str) and value.startswith(_FILE) and len(value) > len(_FILE):
-            path = os.path.abspath(value.removeprefix(_FILE))
+            path = absolute(value.removeprefix(_FILE))
             object.__setattr__(self, "reference", f"{_FILE}{path}")
             return
         raise PlanError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,16 @@ def test_a_proxy_is_named_where_it_cannot_be_used_or_refuses(monkeypatch: pytest
     monkeypatch.setenv("https_proxy", "socks5://somewhere:1080")
     with pytest.raises(SettingError, match=r"HTTPS_PROXY='socks5://somewhere:1080': write http://host:port"):
         read_target("https://gateway.invalid:50051", NOTHING)
+
+
+def test_many_refusals_are_summed_up(tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    good = '{"event_type": "x", "source": "s"}\n'
+    lines.write_text(good + "not json\n" * 500 + '{"event_type": 5}\n' * 100 + good)
+    with Hub(runtime="inline").emitter(lambda batch: None, name="out").start(grpc_addr="127.0.0.1:0") as pipeline:
+        sent = polku("send", "--to", str(pipeline.address), str(lines))
+    said = sent.stderr.splitlines()
+    assert (sent.returncode, said[-1]) == (1, "2 accepted, 600 refused")
+    assert [line.partition(":")[0] for line in said[:-2]] == [f"line {number}" for number in range(2, 22)]
+    assert said[-2].startswith("polku: 580 refusals are not shown: ")
+    assert sum(int(part.split()[0]) for part in said[-2].rpartition(": ")[2].split(", ")) == 580

@@ -37,7 +37,7 @@ ONLY = {
     "link": BASE | {"batch"},
     "stage": BASE | WIRE | {"batch", "dead_letters", "hooks", "link", "tracing"},
     "middleware": BASE | WIRE | {"batch", "events", "ids", "disk", "lazy"},
-    "security": frozenset({"errors", "codes", "lazy", "log"}),
+    "security": frozenset({"checks", "errors", "codes", "lazy", "log"}),
     "http2": frozenset({"text"}),
     "host": frozenset[str](),
     "ids": frozenset[str](),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from polku import Hub, SettingError
 
 START = """
 import asyncio, atexit, os, signal, sys, threading, time
@@ -132,3 +135,66 @@ atexit.register(late)
     out, err = ran(code)
     assert err == ""
     assert out == "delivered 1\n" or out.startswith("NotRunningError the event loop of pipelines cannot be started (")
+
+
+def test_after_run_the_signals_are_the_program_s_again() -> None:
+    code = """
+def mine(number, frame):
+    print("mine", flush=True)
+
+def end():
+    while signal.getsignal(signal.SIGTERM) is mine:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, mine)
+before = signal.getsignal(signal.SIGINT)
+threading.Thread(target=end).start()
+Hub(runtime="inline").emitter(quick).run(grpc_addr="127.0.0.1:0", admin_addr="off")
+print(signal.getsignal(signal.SIGTERM) is mine, signal.getsignal(signal.SIGINT) is before)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    out, err = ran(code)
+    assert "polku: draining" in err
+    assert out == "True True\nmine\n"
+
+
+def test_a_relative_path_in_a_directory_that_was_deleted_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"""
+from polku import BufferStrategy
+os.chdir({str(gone)!r})
+os.rmdir({str(gone)!r})
+for wrong in (lambda: BufferStrategy.durable("j.db"), lambda: Hub().dead_letters("d.db")):
+    try:
+        wrong()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    told = "is relative to the working directory of this program, which was deleted; write an absolute path"
+    assert ran(code) == (f"PlanError path 'j.db' {told}\nPlanError path 'd.db' {told}\n", "")
+
+
+@pytest.mark.parametrize("door", ["grpc_addr", "http_addr", "admin_addr"])
+def test_a_path_that_is_too_long_for_a_socket_says_how_long_it_may_be(door: str) -> None:
+    address = f"unix:/tmp/{'x' * 150}"
+    told = rf"^{door}='unix:/tmp/x+': a path of 155 bytes is too long for a Unix socket, which may have 10[37]; choose"
+    with pytest.raises(SettingError, match=told):
+        Hub(runtime="inline").emitter(print).start(**{door: address})
+
+
+def test_run_outside_of_the_main_thread_is_refused_with_what_to_do() -> None:
+    code = """
+def work():
+    try:
+        Hub(runtime="inline").emitter(quick).run(grpc_addr="127.0.0.1:0")
+    except Exception as error:
+        print(type(error).__name__, error)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    told = "PipelineError run waits for signals, of which only the main thread is told; elsewhere use start and stop\n"
+    assert ran(code) == (told, "")
