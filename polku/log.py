@@ -7,15 +7,16 @@ data. Lines of one `kind` count as the same, whatever their arguments; the lates
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Protocol
 
-from polku.text import trace
+from polku.text import named, trace
 
 PERIOD = 60.0
 _MAX_KINDS = 1_000
@@ -95,7 +96,8 @@ class RepeatedLog:
         if error is not None:
             about["error"] = trace(error)
             message, arguments = f"{message}\n%s", (*arguments, about["error"])
-        self._logger.log(level, message, *arguments, stacklevel=3, extra={"about": about})
+        with _guarded():
+            self._logger.log(level, message, *arguments, stacklevel=3, extra={"about": about})
 
     def flush(self, *, everything: bool = True) -> None:
         """Write the lines that stand for others now, or only those whose period is over."""
@@ -122,7 +124,8 @@ class RepeatedLog:
         if known.count > 1:
             text, others = "the latest of %s such lines in %d s", (f"{known.count:,}", seconds)
         extra = {"about": {**about, "count": known.count, "seconds": seconds}}
-        self._logger.log(level, f"{message} ({text})", *arguments, *others, extra=extra)
+        with _guarded():
+            self._logger.log(level, f"{message} ({text})", *arguments, *others, extra=extra)
 
     def _schedule(self, seconds: float) -> None:
         if self._timer is None:
@@ -146,6 +149,25 @@ class _Kind:
         self.latest: tuple[int, str, tuple[Any, ...], dict[str, str]] = (0, "", (), {})
 
 
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """Let no handler, filter or factory of the application's log that raises fail what only wanted to write a line.
+
+    Python's own handlers raise too where standard error is closed. The first such failure is said on standard error.
+    """
+    global _has_failed
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if not _has_failed:
+            _has_failed = True
+            with contextlib.suppress(Exception):
+                print(f"polku: the log of this program raises, and lines are lost: {named(error)}", file=sys.stderr)
+
+
+_has_failed = False
 _ALL: weakref.WeakSet[RepeatedLog] = weakref.WeakSet()
 
 
