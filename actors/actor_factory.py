@@ -100,7 +100,7 @@ class ActorFactory:
             self.gone[name] = add_up([self.gone[name], report]) if name in self.gone else report
 
     def become(self, layout: Layout, shared: dict[str, Any]) -> None:
-        """Create what comes later as another plan says, whose shared stages are there; its lanes are called so."""
+        """Use another plan, and its shared stages, for what is created from now on; name the lanes as it does."""
         self.layout, self._shared = layout, shared
         for number, (lane, place) in self._lanes.items():
             self._lanes[number] = lane._replace(name=name_of(layout.plan, number)), place

@@ -55,7 +55,7 @@ def choose(environment: Mapping[str, str]) -> Choice:
     if address and address != "local":
         return Choice(address, "RAY_ADDRESS")
     if not address and any(name in environment for name in _JOB):
-        return Choice("auto", "this is a job of it")
+        return Choice("auto", "this program is a job of it")
     return Choice("", "")
 
 
@@ -73,7 +73,7 @@ def job_notice(environment: Mapping[str, str]) -> str:
 
 
 class Attachment(NamedTuple):
-    """The hold of this process on a Ray: `connection` is of this process and this `ray.init`, `text` for people."""
+    """This process and a Ray: `connection` is of this process and this `ray.init`, `text` is for people."""
 
     connection: str
     address: str
@@ -130,7 +130,7 @@ def attach() -> Attachment:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are 15 steps nicer than other programs
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # 6 to 10 MB less in each actor; overloads add less too
     ask_for_token(os.environ)
-    with _without_hangups(), _without_praise():
+    with _without_hangups(), _without_token_notice():
         _start()
     relay_as_json()
     keep_errors_off_output()
@@ -229,8 +229,8 @@ def first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _without_praise() -> Iterator[None]:
-    """Leave out that Ray asks for a token, which is what everybody wants; that it does not is still said."""
+def _without_token_notice() -> Iterator[None]:
+    """Leave out that Ray asks for a token; that it asks for none is still said."""
 
     def is_news(record: logging.LogRecord) -> bool:
         return _GUARDED not in record.getMessage()

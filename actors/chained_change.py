@@ -1,6 +1,7 @@
 """Lanes that are one actor each take another plan while they run, each inside of its actor, one after the other.
 
-One that cannot change, or turns unwell, is taken back, and so are those before it. Emitters that are gone leave last.
+One that cannot change, or becomes unhealthy, is taken back, and so are those before it. Emitters that are gone leave
+last.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from polku.runtime.watch import trouble
 
 _LANE_SECONDS = 120.0  # for new parts to start in a lane's actor
 _LOOK_SECONDS = 10.0
-_WATCH_SECONDS = 1.0  # for a lane to turn unwell before the next one changes
+_WATCH_SECONDS = 1.0  # for a lane to become unhealthy before the next one changes
 
 
 class ChainedChange:
@@ -119,10 +120,10 @@ async def _check(lane: LaneHandles, fresh: list[str]) -> None:
     statistics: LaneStatistics = await ask(lane.door, lane.ingest.statistics, seconds=_LOOK_SECONDS)
     for name, delivery in statistics.emitters.items():
         if name in fresh and (why := trouble(delivery)):
-            raise ChangeError([f"{lane.name}emitter {name!r} is unwell: {why}"])
+            raise ChangeError([f"{lane.name}emitter {name!r} is unhealthy: {why}"])
     for name, stage in statistics.stages.items():
         if stage.fault:
-            raise ChangeError([f"{lane.name}{name} is unwell: {stage.fault}"])
+            raise ChangeError([f"{lane.name}{name} is unhealthy: {stage.fault}"])
 
 
 def _summed(found: Difference, changes: list[Changed]) -> Changed:

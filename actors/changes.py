@@ -76,11 +76,15 @@ class Changes:
         self._lanes = Lanes(factory, open_lane, self._on_parts)
 
     async def update(self, plan: Plan, seconds: float) -> Changed:
-        """Run another plan from now on; raises `ChangeError`, and then nothing was changed."""
+        """Run another plan from now on.
+
+        Raises `ChangeError` when nothing was changed, and its subclass `StuckError` when a change stopped halfway, so
+        that only a restart helps.
+        """
         return await self._alone(lambda factory: self._update(factory, plan, seconds))
 
     async def resize(self, stage: str, replicas: int, seconds: float) -> Changed:
-        """Give a stage another number of replicas; raises `ChangeError`, and then nothing was changed.
+        """Give a stage another number of replicas; raises errors as `update` does.
 
         New replicas have `seconds` to start.
         """
@@ -113,7 +117,7 @@ class Changes:
             raise ChangeError([self._stuck])
         if self._silent:
             parts = ", ".join(sorted(self._silent))
-            raise ChangeError([f"{parts} does not answer since a change that failed, and has yet to send again"])
+            raise ChangeError([f"{parts} has not answered since a change failed; try again once it sends again"])
         updating = self._updating = asyncio.ensure_future(contained(change(self._factory)))
         try:
             return await asyncio.shield(updating)
@@ -152,7 +156,7 @@ class Changes:
                 self._check_names(contents.plan)
                 return await self._change_all(factory, wanted)
         except StuckError as error:
-            self._stuck = f"a change before failed halfway ({'; '.join(error.reasons)}); restart it"
+            self._stuck = f"a change before failed halfway ({'; '.join(error.reasons)}); restart the pipeline"
             raise StuckError(error.reasons, str(wanted.found)) from error
         except ChangeError as error:
             raise ChangeError(error.reasons, str(wanted.found)) from error

@@ -8,7 +8,7 @@ after the other changes, or all at once where they share stages:
 2. The buffer gets its new outlets, in the journal first; the ingest, and stages that stay, learn where batches go now.
 3. Outlets of emitters with new actors stop, hear what became of what is in flight, and go on with these from there.
 
-A lane that cannot change, or turns unwell, is taken back, and so are those that were changed before it: their old
+A lane that cannot change, or becomes unhealthy, is taken back, and so are those that were changed before it: their old
 actors are there until all lanes have changed. Emitters that are gone leave last: they deliver what waits for them.
 
 What a part is made of is kept in Ray's store (see `kept`) before it is told, so that one that dies meanwhile begins
@@ -48,7 +48,7 @@ from polku.errors import ChangeError, PolkuError
 from polku.runtime.changing import Changed, built_anew
 from polku.text import named
 
-_WATCH_SECONDS = 1.0  # for a lane to turn unwell before the next one changes
+_WATCH_SECONDS = 1.0  # for a lane to become unhealthy before the next one changes
 
 
 class Wish(NamedTuple):
@@ -78,7 +78,8 @@ def wish(old: Contents, new: Contents, seconds: float) -> Wish:
 def _refusals(old: Contents, new: Contents, found: Difference) -> list[str]:
     apart = [stage.name for contents in (old, new) for stage in contents.plan.stages if stage.apart]
     if new.plan.chained and apart and not found.is_empty and not _is_about_lanes(old, new, found):
-        return [f"{apart[0]} of a chained lane has an actor of its own: such lanes cannot be changed yet; restart it"]
+        reason = f"{apart[0]} of a chained lane has an actor of its own"
+        return [f"{reason}: such lanes cannot be changed yet; restart the pipeline"]
     return []
 
 
@@ -112,7 +113,10 @@ class PartsChange:
         self.gone = [o for o in old.plan.outlets if o.name in found.named("emitter", PartVerdict.GONE)]
 
     async def run(self) -> Changed:
-        """Change every lane; raises `ChangeError`, and then all is as it was."""
+        """Change every lane.
+
+        Raises `ChangeError` when all is as it was, and `StuckError` when that could not be had everywhere.
+        """
         try:
             await asyncio.to_thread(self._create)
             await self._start()

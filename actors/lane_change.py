@@ -39,10 +39,10 @@ _SILENT_SECONDS = 5.0  # for what would be good to know, and is not needed
 
 
 class Direction(NamedTuple):
-    """Which way parts change: forth, or back again.
+    """Which way parts change: to the new plan, or back again.
 
-    `number` is kept with what parts are made of. `renamed` are former names of emitters by those of then, `moves` is
-    whether batches go another way.
+    `number` is kept with what parts are made of. `renamed` has the former name of an emitter by its new one, `moves` is
+    whether batches take another way.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Direction(NamedTuple):
 
 
 class Side(NamedTuple):
-    """What a lane is made of, before or after a change; `extra` emitters are none of the plan, or not any more.
+    """What a lane is made of, before or after a change; `extra` emitters are not in the plan, or no longer.
 
     Of these some are `leaving`: they get nothing more.
     """
@@ -69,7 +69,7 @@ class StuckError(ChangeError):
     """Say that a change failed halfway, and could not be taken back everywhere: only a restart helps."""
 
     def __str__(self) -> str:
-        return f"a change failed halfway: {'; '.join(self.reasons)}; restart it"
+        return f"a change failed halfway: {'; '.join(self.reasons)}; restart the pipeline"
 
 
 class LaneChange:
@@ -133,7 +133,7 @@ class LaneChange:
         while left := await ask(f"{self.name}ingest", handles.ingest.rest):
             if time.monotonic() > deadline:
                 reason = f"{self.name}ingest: {counted(left, 'batch')} had no answer within {seconds:g} s"
-                raise ChangeError([f"{reason}: what they wait for takes nothing"])
+                raise ChangeError([f"{reason}: the next part takes nothing"])
             for handle in flushed:
                 await ask("a part that holds events", handle.flush)
             await asyncio.sleep(_REST_SECONDS)
@@ -212,9 +212,9 @@ class LaneChange:
             if vitals.epoch != self._epochs.get(part):
                 raise ChangeError([f"{part} died soon after its start"])
             statistics = await ask(part, handle.statistics, seconds=_LOOK_SECONDS)
-            unwell = trouble(statistics) if isinstance(statistics, DeliveryStatistics) else statistics.fault
-            if unwell:
-                raise ChangeError([f"{part} is unwell: {unwell}"])
+            unhealthy = trouble(statistics) if isinstance(statistics, DeliveryStatistics) else statistics.fault
+            if unhealthy:
+                raise ChangeError([f"{part} is unhealthy: {unhealthy}"])
 
     def _factory(self, layout: Layout) -> LaneFactory:
         return LaneFactory(layout, self.before.handles.number, self.place)

@@ -3,9 +3,9 @@
 New lanes are created, and what is behind their ingest is started, before anything else changes; they are parts before
 they take anything in. One that does not open, or is not well a second later, goes again, and so do those before it.
 
-Lanes that go take leave of their clients one after the other, while the others are watched: where one of these turns
-unwell, all come back. Then each is emptied, for as long as that takes: it is a part until everything is delivered, so
-nothing stays behind in its journal.
+Lanes that go ask their clients to connect elsewhere, one after the other, while the others are watched: where one of
+these becomes unhealthy, all come back. Then each is emptied, for as long as that takes: it is a part until everything
+is delivered, so nothing stays behind in its journal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from polku.runtime.lane import LaneStatistics
 from polku.runtime.watch import trouble
 
 _LOG = logging.getLogger(__name__)
-_WATCH_SECONDS = 1.0  # for a lane to turn unwell before the next one comes or goes
+_WATCH_SECONDS = 1.0  # for a lane to become unhealthy before the next one comes or goes
 _LOOK_SECONDS = 10.0
 _GOODBYE_SECONDS = 10.0  # for clients of a lane that goes, before the next one takes leave of its own
 _FLUSH_SECONDS = 1.0
@@ -112,8 +112,8 @@ class Lanes:
                 await self._tell_shared()
                 await self._open_lane(lane, place)
                 await asyncio.sleep(_WATCH_SECONDS)
-                for part, why in (await _unwell([lane])).items():
-                    raise ChangeError([f"{part} is unwell: {why}"])
+                for part, why in (await _unhealthy([lane])).items():
+                    raise ChangeError([f"{part} is unhealthy: {why}"])
         except BaseException as error:
             self.discard(fresh[len(joined) :])
             for lane, place in joined:
@@ -147,16 +147,16 @@ class Lanes:
         if not going:
             return
         staying = [each.lane for each in lanes if each not in going]
-        before = (await _unwell(staying)).keys()
+        before = (await _unhealthy(staying)).keys()
         left: list[Placed] = []
         try:
             for lane, place in reversed(going):
                 left.append(Placed(lane, place))
                 await self._say_goodbye(lane, place)
                 await asyncio.sleep(_WATCH_SECONDS)
-                for part, why in (await _unwell(staying)).items():
+                for part, why in (await _unhealthy(staying)).items():
                     if part not in before:
-                        raise ChangeError([f"{part} turned unwell when {lane.door} took no clients: {why}"])
+                        raise ChangeError([f"{part} became unhealthy when {lane.door} took no clients: {why}"])
         except BaseException:
             for lane, place in reversed(left):
                 await self._come_back(lane, place)
@@ -264,7 +264,7 @@ def lost(lanes: Sequence[tuple[LaneHandles, LanePlace]], count: int) -> list[int
     return [number for number in range(1, count + 1) if number not in taken]
 
 
-async def _unwell(lanes: Sequence[LaneHandles]) -> dict[str, str]:
+async def _unhealthy(lanes: Sequence[LaneHandles]) -> dict[str, str]:
     """Return what is wrong with parts of lanes, by their names."""
     parts = {name: handle for lane in lanes for name, handle in lane.all().items()}
     found: dict[str, str] = {}

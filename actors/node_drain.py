@@ -92,5 +92,9 @@ def _departure(plan: Plan, lane: LaneHandles, emitters: Mapping[str, EmitterRepo
         return Departure(text, False, done)
     left = ", ".join(f"{each.left} for {name}" for name, each in emitters.items() if each.left)
     if left:
-        return Departure(f"{what}: what it still held is gone, and was promised to nobody ({left})", False, done)
+        return Departure(
+            f"{what}: the events that it still held are lost; none of them was promised to anybody ({left})",
+            False,
+            done,
+        )
     return Departure(f"{what}: everything is delivered" if report.complete else f"{what}: nothing is left", False, done)

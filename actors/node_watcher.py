@@ -4,7 +4,7 @@ The lane of a node that Ray drains is emptied before the node goes. Lanes that a
 off in the same way; the scaler restores their number.
 
 A lane whose buffer is in memory has nothing to come back for: it is forgotten with its node. One with a journal stays a
-part, unwell, and goes on when a node of its address comes back.
+part, unhealthy, and goes on when a node of its address comes back.
 """
 
 from __future__ import annotations

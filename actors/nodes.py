@@ -49,9 +49,9 @@ class Node(NamedTuple):
 
 
 class LanePlace(NamedTuple):
-    """Where a lane is: on a node, as which lane of its disk, from 1; of lanes that are spread, as which of all.
+    """A lane's node and its number: among the lanes of one disk, from 1, or, where lanes are spread, among all.
 
-    `has_company` says of these whether another one was on the machine before.
+    `has_company` says of lanes that are spread whether another one was on the machine before.
     """
 
     node: Node

@@ -15,7 +15,7 @@ from polku.runtime.watch import Watch
 class Observation(NamedTuple):
     """What was last seen of one part: its vitals and statistics, or why they could not be had.
 
-    It has `ended` where that is since its process has, or is out of reach.
+    `ended`: its process has ended, or cannot be reached.
     """
 
     vitals: Vitals | None

@@ -116,7 +116,7 @@ class Resizing:
         try:
             await self._tell(before, _END_SECONDS)
         except PolkuError as error:  # what is kept says which there were; those that came do no harm
-            text = "replicas of %s that came in vain (%s) stay until the pipeline ends: %s"
+            text = "new replicas of %s, which were not put to use (%s), stay until the pipeline ends: %s"
             _LOG.error(text, self._stage.name, named(reason), named(error))
         else:
             await end_actors({f"{n}/{part}": h for n, parts in self._fresh.items() for part, h in parts.items()})

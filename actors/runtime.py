@@ -141,15 +141,15 @@ class RayRuntime:
             raise
 
     async def update(self, plan: Plan, *, seconds: float) -> Changed:
-        """Run another plan from now on, without a stop; raises `ChangeError`, and then nothing was changed."""
+        """Run another plan from now on, without a stop; raises errors as `Changes.update` does."""
         self._check()
         async with await self._scaler.give_way():
             return await self._update(continued(self._changes.plan, plan), seconds)
 
     async def scale(self, lanes: int, *, seconds: float) -> Changed:
-        """Run that many lanes from now on; raises `PlanError`, or `ChangeError`, and then nothing was changed."""
+        """Run that many lanes from now on; raises `PlanError`, and other errors as `Changes.update` does."""
         if self._plan.per_node:
-            raise ChangeError(["each node has a lane, so their number cannot be chosen"])
+            raise ChangeError(['lanes("per-node") runs one lane on each node: their number cannot be set'])
         self._check()
         async with await self._scaler.give_way():
             return await self._changes.update(self._changes.plan.with_lanes(lanes), seconds)

@@ -80,8 +80,10 @@ class Scaler:
         rules, number = self._changes.plan.scaling, _number(self._changes.plan, of)
         lost = self._changes.lost if of == _LANES else 0
         leaving = frozenset(lane.name.rstrip("/") for lane in parts.lanes if lane.leaving)
-        unwell = self._observer.unwell or (f"{min(leaving)} is leaving" if leaving else "")
-        look = Look(time.monotonic(), number, *self._seen(of, ranges, leaving), self._changing.locked(), unwell, lost)
+        unhealthy = self._observer.unhealthy or (f"{min(leaving)} is leaving" if leaving else "")
+        look = Look(
+            time.monotonic(), number, *self._seen(of, ranges, leaving), self._changing.locked(), unhealthy, lost
+        )
         history, decision = decide(rules, bounds, self._histories.get(of, History()), look)
         self._histories[of] = history
         scale = self.scales.get(of, Scale(of, number, number, *bounds))

@@ -2,9 +2,9 @@
 
 A call of Ray costs sender and receiver 0.8 ms of CPU together whatever is in it. One event by itself took 13 ms of CPU
 through four actors by calls, and 2.4 ms over sockets (in turns, on a slow day, `polku bench --unary --in-flight 1`).
-What Ray knows, it alone tells: where a connection is lost, or an answer slow to come, who pushed asks Ray whether the
-other has died, and pushes again under the same identity; where it lives, by calls. Actors of one node share its fate;
-those of other nodes are reached by calls even on one machine, as processes of a lost node may go on for a while.
+Only Ray decides whether an actor is dead: where a connection is lost, or an answer is late, the sender asks Ray whether
+the receiver has died, and pushes again under the same identity; where it lives, by calls. Actors of one node share its
+fate; those of other nodes are reached by calls even on one machine, as processes of a lost node may go on for a while.
 `POLKU_HOPS=ray` leaves sockets out.
 
 A socket lies in a folder that only this user may look into, and is gone as soon as its one connection stands. Frames in

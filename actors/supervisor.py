@@ -52,7 +52,7 @@ _INTERVAL = 1.0  # seconds between two looks
 _GLANCE_SECONDS = 1.0  # how long a look waits for parts that do not answer at once
 _FRESH = 2.5  # seconds for which a look is fresh enough for who asks for statistics
 _PROCESS_START = 5.0  # seconds that Ray may take to start a process again
-_PATIENCE = 10.0  # seconds without an answer until a part counts as unwell, unless it is killed before
+_PATIENCE = 10.0  # seconds without an answer until a part counts as unhealthy, unless it is killed before
 _RESTARTED = "%s was restarted: process %d is now %d; what was in flight to it is sent again"
 
 

@@ -27,7 +27,7 @@ class Cause(StrEnum):
     """The process of the part has ended, or is out of reach."""
 
 
-_UNTOLD = "unwell; why is said at the admin address"
+_UNTOLD = "unhealthy; why is said at the admin address"
 
 
 class Health(NamedTuple):
@@ -35,7 +35,7 @@ class Health(NamedTuple):
 
     `ready` is another question: whether it takes events now; if not, `not_ready` says why. A destination that is down
     makes the pipeline unhealthy at once, and not ready only when the buffer has no more room for its events.
-    `holds` are the parts that hold up what comes in, each with why; `seconds` says for how long a part is unwell, or
+    `holds` are the parts that hold up what comes in, each with why; `seconds` says for how long a part is unhealthy, or
     does so. `causes` says of what kind the trouble of parts is, `drops` of those that may drop events by which rule
     they do and how many they have dropped. `warnings` are of parts that work, and lose events by a rule.
     `next_attempts` has the seconds until an emitter that waits after a failure tries again.

@@ -632,7 +632,7 @@ class Hub:
 
         The gateway's ports are only opened where `grpc_addr` and `http_addr` (`host:port`, port 0 for any) are given;
         HTTP clients must send the `http_token`, if there is one; `security` encrypts all ports. OTLP is spoken there
-        too; `otlp_addr` and `otlp_http_addr` are second addresses for it, by custom at ports 4317 and 4318.
+        too; `otlp_addr` and `otlp_http_addr` are second addresses for it, by convention at ports 4317 and 4318.
         Statistics, metrics and health are served at an `admin_addr` (`host:port` or `unix:path`), to who sends the
         `admin_token`, if there is one: without it only on the loopback interface. The `admin_read_token` shows the
         same, and no events, and changes nothing. Inside a running event loop this does not wait: `async with` does, or

@@ -186,7 +186,8 @@ class Pipeline:
         Clients stay connected, and no event is lost, held twice or out of order. What is new is started first, next to
         what runs; the parts that it takes the place of have `timeout` seconds to come to rest. Raises `PlanError` where
         the hub's plan cannot work, and `ChangeError` where it cannot take the place of the one that runs, or a part of
-        it does not start: nothing is changed then.
+        it does not start: nothing is changed then, unless the error says that the change failed halfway; only a restart
+        helps then.
         """
         await self._ready_async()
         self._check_runs()

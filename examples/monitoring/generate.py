@@ -48,7 +48,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             EMITTER,
         ),
         Panel("Age of delivered events", ("delivery_age_seconds",), EMITTER),
-        Panel("Unwell parts", ("part_healthy",), ("component",)),
+        Panel("Unhealthy parts", ("part_healthy",), ("component",)),
         Panel("Runs for", ("uptime_seconds", "build_info", "plan_info"), ("pipeline", "version", "runtime", "plan")),
     ),
     "Ingest": (
@@ -117,7 +117,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
 
 ALERTS = (
     Alert("PolkuNotReady", "polku_ready == 0", 60, "critical", "{{ $labels.pipeline }} takes no events"),
-    Alert("PolkuUnhealthy", "polku_healthy == 0", 300, "warning", "a part of {{ $labels.pipeline }} is unwell"),
+    Alert("PolkuUnhealthy", "polku_healthy == 0", 300, "warning", "a part of {{ $labels.pipeline }} is unhealthy"),
     Alert(
         "PolkuDestinationAway",
         "polku_emitter_circuit == 2 or polku_emitter_up == 0",

@@ -102,7 +102,7 @@ def show(tap: TapPoint, batch: Batch, placed: list[tuple[int, int]], refused: tu
 def decided(placed: list[tuple[int, OutletEntry]], receipt: Receipt) -> tuple[list[tuple[int, OutletEntry]], Receipt]:
     """Leave out the entries, each given with its start in the batch, of which an event has no outcome yet.
 
-    So answers an emitter that had to return before the end. What it knows of such a entry will be found out again.
+    An emitter that had to return early answers like this. The outcome of such an entry is asked for again.
     """
     unknown = [refusal.position for refusal in receipt.refused if refusal.code is Code.UNAVAILABLE]
     if not unknown:

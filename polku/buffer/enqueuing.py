@@ -36,11 +36,11 @@ from polku.text import line
 
 
 class OutletRoom(Enum):
-    """Whether an outlet has room for some events: here and now, later, or not at all: they are dropped."""
+    """Whether an outlet takes some events now, later, or drops them."""
 
-    HERE = 1
+    NOW = 1
     LATER = 2
-    NONE = 3
+    DROP = 3
 
 
 class Enqueuer:
@@ -134,7 +134,7 @@ class Enqueuer:
         while len(piece) and outlets:
             head, rest = _cut(piece, _largest_head(piece, outlets))
             rooms = [(outlet, await self._make_room(outlet, head, push, start)) for outlet in outlets]
-            await self._put(head, [outlet for outlet, room in rooms if room is OutletRoom.HERE], push, start)
+            await self._put(head, [outlet for outlet, room in rooms if room is OutletRoom.NOW], push, start)
             for outlet, room in rooms:
                 if room is OutletRoom.LATER:
                     self._admit_when_room(outlet, piece, push, start)
@@ -163,13 +163,13 @@ class Enqueuer:
     async def _make_room(self, outlet: Outlet, head: Batch, push: PushState, start: int) -> OutletRoom:
         count, size = len(head), self._log.weigh(head)
         if outlet.queue.is_over and outlet.usage.fits(count, size):
-            return OutletRoom.HERE
+            return OutletRoom.NOW
         if outlet.usage.quota.overflow is Overflow.BLOCK:
             return OutletRoom.LATER
         if outlet.usage.quota.overflow is Overflow.DROP_OLDEST:
             self._commit(push, last=False)  # room comes when what was put before is delivered
             self.counts.overflowed += await outlet.drop_oldest(count, size)
-            return OutletRoom.HERE
+            return OutletRoom.NOW
         outlet.count_dropped(count)
         self.counts.overflowed += count
         push.count_dropped(range(start, start + count))
@@ -177,9 +177,9 @@ class Enqueuer:
             outlet.tap.show(What.DROPPED, head, reason="its share of the buffer was full, and this came last")
         if outlet.name not in self._outlets.best_effort:
             share = f"{outlet.usage.quota.events} events or {outlet.usage.quota.bytes} bytes"
-            reason = f"emitter {outlet.name!r} lags by its whole share of the buffer ({share}); send again later"
+            reason = f"emitter {outlet.name!r} has a full share of the buffer ({share}); send again later"
             push.refused.extend(self._refuse(head, reason, start))
-        return OutletRoom.NONE
+        return OutletRoom.DROP
 
     def _refuse(self, piece: Batch, reason: str, start: int, code: Code = Code.BUFFER_FULL) -> list[Refusal]:
         """Refuse every event of a piece: for want of room, if not for another reason."""

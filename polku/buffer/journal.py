@@ -167,7 +167,7 @@ class Journal(JournalReader):
         return waiting, passed
 
     def write(self, work: Transaction) -> tuple[int, int]:
-        """Do it all in one transaction that is on disk at the return; return the events and bytes that went.
+        """Write a transaction and `fsync` it; return the number of events and bytes that left the journal.
 
         Raises `JournalError`, and then nothing of it was done. What went is swept out after some commits, or at once
         where no batch waits for the disk. After each statement this thread has to wait for the interpreter, which the
@@ -227,7 +227,7 @@ class Journal(JournalReader):
         taken = set(self._bits.values())
         free = [bit for bit in range(MAX_DURABLE_OUTLETS) if bit not in taken]
         if not free:
-            reason = f"has no place for another emitter beside its {len(taken)}; release those that are no more"
+            reason = f"has {len(taken)} emitters, and no place for another one; remove those that no longer exist"
             raise JournalError(self.path, f"{reason} (`polku journal repair {self.path} --forget NAME`)")
         return free[0]
 

@@ -93,13 +93,13 @@ def _check_made_by_us(db: sqlite3.Connection, path: Path, *, writable: bool) -> 
     """Raise `JournalError` where this is another program's database, or not one that this version can use."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application == DEAD_LETTERS:
-        raise JournalPathError(path, "is a file of dead letters and no journal; `polku dlq list` shows it")
+        raise JournalPathError(path, "is a file of dead letters, not a journal; `polku dlq list` shows it")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     is_empty = not (application or version or db.execute("SELECT 1 FROM sqlite_master").fetchone())
     if is_empty and writable:
         return
     if is_empty or not is_journal(db):
-        raise JournalPathError(path, "is no journal; choose another path")
+        raise JournalPathError(path, "is not a journal; choose another path")
     if version > VERSION:
         raise JournalPathError(path, f"was written by a newer version of POLKU (format {version}, ours {VERSION})")
 

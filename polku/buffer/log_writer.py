@@ -366,4 +366,4 @@ def _tell(done: asyncio.Future[None], error: JournalError | None) -> None:
 
 def opened_late(session: JournalSession) -> JournalError:
     """Return why a unit is refused that came before the journal was open: its position may be that of another batch."""
-    return JournalError(session.path, "it was opened only now")
+    return JournalError(session.path, "the batch arrived before it was open")

@@ -48,8 +48,8 @@ _FEEDING = "feeding"
 _RELEASE_SECONDS = 1.0  # for an emitter to say what is confirmed, and to end
 
 
-class LetGo(Protocol):
-    """Let an outlet be done with what lies at a position of the log, or lay there and `is_gone`."""
+class ReleasePosition(Protocol):
+    """Tell the buffer that an outlet is done with the batch at a position; `is_gone`: the log has it no more."""
 
     def __call__(self, outlet: str, position: int, *, is_gone: bool = False) -> None:
         """Answer the sender that waits for it, where this is the last outlet."""
@@ -71,7 +71,7 @@ class Outlet:
         pending: Mapping[int, PendingDelivery],
         *,
         bury: Bury,
-        release: LetGo,
+        release: ReleasePosition,
     ) -> None:
         self.name = name
         self.tap: TapPoint | None = None
@@ -281,7 +281,7 @@ class Outlet:
         """Drop the first events of the entry that waits longest; `ids` where their sender waits for the delivery."""
         pending = self._pending.get(entry.slot.position)
         if pending is not None:
-            reason = f"emitter {self.name!r} lags by its whole share of the buffer; dropped, as it was the oldest"
+            reason = f"emitter {self.name!r} has a full share of the buffer; the event was dropped as the oldest one"
             dropped = [(ids[at] if at < len(ids) else "", at) for at in range(entry.skip, entry.skip + count)]
             pending.refuse(Refusal(event_id, Code.UNDELIVERED, reason, position=at) for event_id, at in dropped)
             if pending.start >= 0:

@@ -34,7 +34,7 @@ def check_place(path: Path) -> None:
     _check_path(path)
     _check_disk(path)
     if not _may_be_journal(path):
-        raise JournalPathError(path, "is no journal, and is left as it is; choose another path, or move it away")
+        raise JournalPathError(path, "is not a journal, and was left as it is; choose another path, or move it away")
 
 
 def check_letters_place(path: Path) -> None:
@@ -48,7 +48,9 @@ def check_letters_place(path: Path) -> None:
         return
     # One without an application id may be half made; whoever opens it sees whether it has tables of another program.
     if header and not (header.startswith(_SQLITE) and _number(header, 68) in (0, DEAD_LETTERS)):
-        raise JournalPathError(path, "has no dead letters, and is left as it is; choose another path, or move it away")
+        raise JournalPathError(
+            path, "is not a file of dead letters, and was left as it is; choose another path, or move it away"
+        )
 
 
 def warn_of_place(path: Path) -> None:
@@ -56,10 +58,12 @@ def warn_of_place(path: Path) -> None:
     path = Path(os.path.realpath(path))
     _, kind = mount_of(path)
     if kind in _MEMORY:
-        _LOG.warning("journal %s: is on %s, in memory: it is gone when the machine stops", path, kind)
+        _LOG.warning("journal %s: is on %s, in memory: its events are lost when the machine stops", path, kind)
     elif kind in _SHARED or kind.startswith("fuse"):
         _LOG.warning(
-            "journal %s: is on %s, which hosts may share: only one may use it, and the latest has it", path, kind
+            "journal %s: is on %s, which hosts may share: only one of them may write it, the one that opened it last",
+            path,
+            kind,
         )
     links = path.stat().st_nlink
     if links > 1:
@@ -77,7 +81,7 @@ def is_ours(path: Path) -> bool:
         return False
     application, version = _number(header, 68), _number(header, 60)
     if application == DEAD_LETTERS:
-        raise JournalPathError(path, "is a file of dead letters and no journal; `polku dlq list` shows it")
+        raise JournalPathError(path, "is a file of dead letters, not a journal; `polku dlq list` shows it")
     # Format 1, and a file whose making was cut short, have no application id, but pages of 32 KiB, given back singly.
     has_our_pages = header[16:18] == b"\x80\0" and _number(header, 64) == 1
     return application == APPLICATION or (application == 0 and version in (0, 1) and has_our_pages)
@@ -86,7 +90,7 @@ def is_ours(path: Path) -> bool:
 def check_ours(path: Path) -> None:
     """Raise `JournalPathError` where a file is not known as ours, before a repair moves it away."""
     if not is_ours(path):
-        raise JournalPathError(path, "cannot be told from another program's file, and is left as it is")
+        raise JournalPathError(path, "may be another program's file, and was left as it is")
 
 
 def _check_path(path: Path) -> None:

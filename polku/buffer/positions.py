@@ -95,7 +95,7 @@ class PendingDelivery:
 
     def lose(self, outlet: str, skip: int = 0) -> None:
         """Refuse what an outlet could not read of it: all events but the first `skip`, which it has dropped before."""
-        reason = f"emitter {outlet!r} never got it, since the journal has lost it; send it again"
+        reason = f"emitter {outlet!r} never got the event, since the journal has lost it; send it again"
         self.refuse([Refusal("", Code.UNDELIVERED, reason, position=at) for at in range(self.events - skip)], skip)
 
     def rename(self, old: str, new: str) -> None:

@@ -17,11 +17,11 @@ class OutletStatistics(Struct, frozen=True):
     `dropped` fell to the overflow rule, `dead` became dead letters, `unreadable` were damaged on disk. `fault` is why
     the latest push to the emitter ended without an answer, until one is answered.
 
-    `bytes` have left. `oldest_age` is for how long the first event that waits has been in the pipeline, `idle` for how
-    long nothing has moved although something waits, both in seconds; `is_full` where there is no room for what comes
-    and the rule, `overflow`, makes none. `ages` are those of events that have their answer, from the gateway on,
-    `waits` is how long events waited here until they were handed to the emitter. `replayed` of `lag` are dead letters
-    that lie in their file too, as the buffer is memory.
+    `bytes` is the size of the events that have left. `oldest_age` is for how long the first event that waits has been
+    in the pipeline, `idle` for how long nothing has moved although something waits, both in seconds; `is_full` where
+    there is no room for what comes and the rule, `overflow`, makes none. `ages` are those of events that have their
+    answer, from the gateway on, `waits` is how long events waited here until they were handed to the emitter.
+    `replayed` of `lag` are dead letters that lie in their file too, as the buffer is memory.
     """
 
     confirmed: int
@@ -43,7 +43,7 @@ class OutletStatistics(Struct, frozen=True):
 
     @property
     def at_risk(self) -> int:
-        """How many of `lag` are gone if the memory that they lie in is."""
+        """How many of `lag` are lost if the buffer's memory is lost."""
         return max(self.lag - self.replayed, 0)
 
 

@@ -164,7 +164,7 @@ def drop(
     else:
         store = _open(path)
         count = store.drop(_chosen(store, _numbers(ids), emitter, code, since, everything))
-    print(f"{counted(count, 'dead letter', 'has', 'have')} gone")
+    print(f"{counted(count, 'dead letter')} removed")
 
 
 def _split(words: list[str] | None, to: str | None, shown: Credentials) -> tuple[Path | None, list[str]]:

@@ -19,9 +19,9 @@ _SOURCE = re.compile(r"(?:lane-[0-9]+/)?source:")
 def health(
     to: To = None,
     shown: Shown = NOTHING,
-    strict: Annotated[bool, Option("--strict", help="Fail too while any part is unwell.")] = False,
+    strict: Annotated[bool, Option("--strict", help="Fail too while any part is unhealthy.")] = False,
 ) -> None:
-    """Ask a running pipeline how it is: print each part that is unwell or drops events, what helps, and its sources.
+    """Ask a running pipeline how it is: print each part that is unhealthy or drops events, what helps, and its sources.
 
     Exit status: 0, it takes events (with --strict: and every part is well); 1, it does not, or does not answer.
     """
@@ -36,13 +36,15 @@ def health(
         say(f"polku: {address.url}: no health to be had: {reason_of(error)}")
         raise Exit(1) from None
     warnings = report.get("warnings", {})
-    unwell = {name: part["message"] for name, part in sorted(parts.items()) if not part["healthy"] or name in warnings}
+    unhealthy = {
+        name: part["message"] for name, part in sorted(parts.items()) if not part["healthy"] or name in warnings
+    }
     for name, part in sorted(parts.items()):
         if part["healthy"] and _SOURCE.match(name):
             print(f"{name}: {part['message']}")
-    helps = _helps(address) if unwell else {}
+    helps = _helps(address) if unhealthy else {}
     attempts = report.get("next_attempt_seconds", {})
-    for name, message in unwell.items():
+    for name, message in unhealthy.items():
         print("; ".join(filter(None, (f"{name}: {message}", next_attempt(attempts.get(name, 0.0))))))
         if text := helps.get(name):
             print(f"  {text}")

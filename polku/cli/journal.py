@@ -61,9 +61,8 @@ def repair(
 
     if forget:
         for name, events in _forget(path, forget).items():
-            gone = "has gone" if events == 1 else "have gone"
             waited = f"{counted(events, 'event')} that waited for it alone"
-            print(f"journal {path}: {name!r} is forgotten; {waited} {gone}")
+            print(f"journal {path}: {name!r} is forgotten; removed {waited}")
         return
     with Progress("reading batches") as bar:
         salvage = mend(path, bar.move)

@@ -56,12 +56,12 @@ def _state(pipeline: RunningPipeline) -> str:
         return "no admin address"
     try:
         report = json.loads(address_of(pipeline).fetch("/health", seconds=_SECONDS)[1])
-        unwell = sorted(name for name, part in report["components"].items() if not part["healthy"])
+        unhealthy = sorted(name for name, part in report["components"].items() if not part["healthy"])
         if not report["ready"]:
             return f"not ready: {line(report['not_ready'])}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"does not answer: {line(reason_of(error))}"
-    return f"ready; unwell: {line(', '.join(unwell))}" if unwell else "ready"
+    return f"ready; unhealthy: {line(', '.join(unhealthy))}" if unhealthy else "ready"
 
 
 def _link(pipeline: RunningPipeline) -> str:

@@ -38,10 +38,12 @@ class Settings:
     grpc_addr: str = _setting("0.0.0.0:50051", "address of the gRPC server")
     http_addr: str | None = _setting(None, "address of the HTTP server; closed without it")
     otlp_addr: str | None = _setting(
-        None, "second address of the gRPC server, where clients of OTLP look: by custom port 4317; closed without it"
+        None,
+        "second address of the gRPC server, where clients of OTLP look: by convention at port 4317; closed without it",
     )
     otlp_http_addr: str | None = _setting(
-        None, "second address of the HTTP server, where clients of OTLP look: by custom port 4318; closed without it"
+        None,
+        "second address of the HTTP server, where clients of OTLP look: by convention at port 4318; closed without it",
     )
     http_token: str | None = _setting(
         None, "the bearer token that HTTP clients must send; none is required without it", secret=True
@@ -50,17 +52,18 @@ class Settings:
         None, "TOML file of the principals that may send, gRPC and HTTP; all clients may without it"
     )
     insecure: bool = _setting(
-        False, "`1` says that an address that others reach without TLS and authentication is meant so"
+        False,
+        "`1` confirms that an address is meant to be reachable from other machines without TLS and authentication",
     )
     admin_addr: str = _setting(
         "127.0.0.1:50052",
-        "address of statistics, metrics and health; unless it is set, the next free port where that is taken; "
+        "address of statistics, metrics and health; where it is not set and this port is taken, the next free one; "
         "`https://HOST:PORT` with the gateway's certificate; `off`",
     )
     admin_token: str | None = _setting(
         None,
-        "the bearer token that its readers must send; needed where it is not of this machine alone; shows events and "
-        "dead letters too, replays and drops those, and reloads",
+        "the bearer token that its readers must send; needed where the address can be reached from other machines; "
+        "shows events and dead letters too, replays and drops those, and reloads",
         secret=True,
     )
     admin_read_token: str | None = _setting(

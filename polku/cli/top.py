@@ -32,8 +32,8 @@ def top(
 ) -> None:
     """Show the parts of a running pipeline: what is wrong first, until Ctrl-C.
 
-    On a terminal the key s chooses the next column to sort by, u shows only what is unwell, / takes letters of a name
-    or a state, and q ends it. Where it is narrow, totals and what a process takes are left out; JSON has them.
+    On a terminal the key s chooses the next column to sort by, u shows only what is unhealthy, / takes letters of a
+    name or a state, and q ends it. Where it is narrow, totals and what a process takes are left out; JSON has them.
     Where standard output is no terminal, each look is one line of JSON. Exit status: 1 where nothing answers at first.
     """
     address = find(to, shown)
@@ -75,7 +75,7 @@ def _asked(asked: Repeatedly) -> dict[str, Any]:
 
 
 def rows_of(tree: dict[str, Any], to: str = "") -> list[Row]:
-    """Return the rows of a tree of statistics: parts that are unwell first, else in the order of the pipeline.
+    """Return the rows of a tree of statistics: parts that are unhealthy first, else in the order of the pipeline.
 
     Commands in them ask the address `to`, or the only pipeline that runs.
     """
@@ -92,7 +92,7 @@ def rows_of(tree: dict[str, Any], to: str = "") -> list[Row]:
 
 
 def _by_trouble(row: Row) -> tuple[bool, bool]:
-    """Return what rows are sorted by: those that are unwell first, then those that hold up others, or lose events."""
+    """Return what rows are sorted by: the unhealthy ones first, then those that hold up others, or lose events."""
     return row.well, not row.holds_up and (not row.advice or row.part.startswith("dead letters"))
 
 

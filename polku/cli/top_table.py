@@ -41,7 +41,7 @@ def fit(head: list[str], body: list[str], foot: list[str], width: int, height: i
     above = [line for text in head for line in _wrapped(text, width) or [""]]
     room = max(2, height - len(above) - len(foot) - 1)
     if len(body) > room:
-        body = [*body[: room - 1], f"and {len(body) - room + 1} more: / filters, u shows what is unwell"[:width]]
+        body = [*body[: room - 1], f"and {len(body) - room + 1} more: / filters, u shows what is unhealthy"[:width]]
     return [*above, *body, *(text[:width] for text in foot)]
 
 

@@ -64,14 +64,14 @@ class View(NamedTuple):
 
     order: Order = Order.STATE
     globs: tuple[str, ...] = ()
-    only_unwell: bool = False
+    only_unhealthy: bool = False
     text: str = ""
     is_typing: bool = False
 
     def rows(self, rows: list[Row], before: dict[str, Row]) -> list[Row]:
         """Return what is to be shown; `before` is what the look before has seen."""
         shown = [row for row in rows if not self.globs or any(matches(glob, row.part) for glob in self.globs)]
-        shown = [row for row in shown if not (self.only_unwell and row.well)]
+        shown = [row for row in shown if not (self.only_unhealthy and row.well)]
         shown = [row for row in shown if self.text.lower() in f"{row.part} {row.state}".lower()]
         match self.order:
             case Order.STATE:
@@ -94,7 +94,7 @@ class View(NamedTuple):
             case "s":
                 return self._replace(order=orders[(orders.index(self.order) + 1) % len(orders)])
             case "u":
-                return self._replace(only_unwell=not self.only_unwell)
+                return self._replace(only_unhealthy=not self.only_unhealthy)
             case "/":
                 return self._replace(is_typing=True)
             case "\x1b":
@@ -119,9 +119,9 @@ class View(NamedTuple):
         """Return what the keys do."""
         if self.is_typing:
             return f"filter: {self.text}_  (Enter keeps it, Escape clears it)"
-        unwell = "all" if self.only_unwell else "only what is unwell"
+        unhealthy = "all" if self.only_unhealthy else "only what is unhealthy"
         text = f" ({self.text}; Escape clears it)" if self.text else ""
-        return f"s: sort (by {self.order.value})  u: {unwell}  /: filter{text}  q: quit"
+        return f"s: sort (by {self.order.value})  u: {unhealthy}  /: filter{text}  q: quit"
 
 
 _COLUMNS = {

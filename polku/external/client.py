@@ -17,7 +17,7 @@ from polku.external.connection import PluginConnection
 from polku.security.client_tls import Pems
 from polku.v1.plugin_pb2 import PluginHealthResponse, PluginInfo
 
-_SOON = 1.0  # seconds until a plugin that is unwell is asked again
+_SOON = 1.0  # seconds until a plugin that is unhealthy is asked again
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _READY = grpc.ChannelConnectivity.READY
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
@@ -240,8 +240,8 @@ class PluginClient:
             raise self.fault(grpc.StatusCode.INTERNAL, text) from None
         if health.healthy:
             return "", health.message
-        unwell = ", ".join(sorted(name for name, well in health.components.items() if not well))
-        reason = "; ".join(part for part in (health.message, unwell and f"unwell: {unwell}") if part)
+        unhealthy = ", ".join(sorted(name for name, well in health.components.items() if not well))
+        reason = "; ".join(part for part in (health.message, unhealthy and f"unhealthy: {unhealthy}") if part)
         return str(self.fault(grpc.StatusCode.UNAVAILABLE, f"says that it is not healthy: {reason or 'no reason'}")), ""
 
 

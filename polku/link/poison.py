@@ -57,7 +57,7 @@ class PoisonSearch:
         return receipt._replace(refused=refused, output=output, fates=fates)
 
     async def _take_out(self, batch: Batch, bury: Bury | None) -> Receipt:
-        reason = f"{self._name}: whatever worked on this event died, {DEATHS} times in a row; it was taken out"
+        reason = f"{self._name}: the process that handled this event died, {DEATHS} times in a row; it was taken out"
         poison = (Refusal(batch.ids[0], Code.POISON, reason, position=0),)
         stored = bury(batch, poison) if bury is not None else None
         if stored is not None:

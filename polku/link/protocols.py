@@ -81,7 +81,7 @@ class Receiver(Protocol):
     """Take batches: a stage, a buffer, an emitter's runner."""
 
     async def push(self, batch: Batch) -> Answer:
-        """Return the receipt when the batch is discharged, or `Accepted` once it is held."""
+        """Return the receipt once the batch is done, or `Accepted` once it is held."""
         ...
 
 
@@ -90,5 +90,5 @@ class Holding(Receiver, Protocol):
     """A receiver that takes batches and answers them later."""
 
     async def flush(self, everything: bool) -> None:
-        """Release all that is held, or of enough to make room."""
+        """Release everything that is held, or enough of it to make room."""
         ...

@@ -202,7 +202,7 @@ class _Sender:
         for seq in numbers:
             entry = self.entries.pop(seq)
             self.after.pop(seq, None)
-            entry.give_back(UnavailableError(f"number {seq} comes after its sender was answered"))
+            entry.give_back(UnavailableError(f"number {seq} came after its sender had the final answer"))
             self._wake(entry)
 
     def _wake(self, entry: _Entry) -> None:
@@ -241,7 +241,7 @@ class LinkReceiver:
         """
         sender = self._sender_of(push)
         if push.seq in sender.closed:
-            raise UnavailableError(f"{push} comes after its sender was answered")
+            raise UnavailableError(f"{push} came after its sender had the final answer")
         key = Key(push.link, push.epoch, push.seq)
         if push.alone and not sender.entry(push.seq).is_applied and not self._quarantine.has_turn(key):
             return await self._quarantine.ask(key)

@@ -54,6 +54,6 @@ def admin_of(
         fix = "needs a certificate: set POLKU_TLS_CERT and POLKU_TLS_KEY, or security(tls=Tls(cert, key))"
         raise SettingError("admin_addr", given, fix)
     if not token and not read_token and not is_local(address):
-        fix = "is not of this machine alone: set POLKU_ADMIN_TOKEN to a token that its readers send, or use 127.0.0.1"
+        fix = "can be reached by others: set POLKU_ADMIN_TOKEN to a token that its readers send, or use 127.0.0.1"
         raise SettingError("admin_addr", given, fix)
     return Admin(address, token, tls=None if tls is None else tls.of_admin, read_token=read_token)

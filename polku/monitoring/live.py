@@ -32,16 +32,16 @@ _SHOWN = tuple(name for name in PipelineStatistics.__struct_fields__ if name not
 
 
 class Live:
-    """Look at the statistics and tell all readers; `unwell` are parts that the statistics know nothing of."""
+    """Look at the statistics and tell all readers; `unhealthy` are parts that the statistics know nothing of."""
 
     def __init__(
         self,
         statistics: Callable[[], Awaitable[PipelineStatistics]],
-        unwell: Callable[[PipelineStatistics], Mapping[str, PartHealth]],
+        unhealthy: Callable[[PipelineStatistics], Mapping[str, PartHealth]],
         addresses: Mapping[str, str],
     ) -> None:
         self._statistics = statistics
-        self._unwell = unwell
+        self._unhealthy = unhealthy
         self._addresses = addresses
         self._address = ""
         self._history = History()
@@ -133,9 +133,9 @@ class Live:
         if tree.plan != self._plan:
             self._plan = tree.plan
             self._plans += 1
-        unwell = self._unwell(tree)
-        if unwell:
-            tree = structs.replace(tree, healthy=False, parts={**tree.parts, **unwell})
+        unhealthy = self._unhealthy(tree)
+        if unhealthy:
+            tree = structs.replace(tree, healthy=False, parts={**tree.parts, **unhealthy})
         problems = [*find_problems(tree, self._restarts.recent()), *self._deaths.recent(self._address)]
         shown = {name: getattr(tree, name) for name in _SHOWN}
         letters = find_letters(tree, self._address)

@@ -120,7 +120,7 @@ def _latest(reason: str) -> str:
 
 
 def find_problems(tree: PipelineStatistics, restarted: Mapping[str, float]) -> list[Problem]:
-    """Return what is wrong: first what holds up others, then what is unwell or loses events, the longest first."""
+    """Return what is wrong: first what holds up others, then what is unhealthy or loses events, the longest first."""
     wrong = {name: part for name, part in tree.parts.items() if part.holds_up or part.advice or not part.healthy}
     found = [
         Problem(

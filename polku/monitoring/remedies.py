@@ -1,4 +1,4 @@
-"""Say what helps a part that is unwell: a sentence, and where there is one, the command to type."""
+"""Say what helps a part that is unhealthy: a sentence, and where there is one, the command to type."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from polku.monitoring.tree import Tree
 class PartHealth(Tree, frozen=True, kw_only=True):
     """Whether a part is well, and in a sentence how it is.
 
-    `holds_up` says why it holds up what comes in, empty where it does not. `seconds` is for how long it is unwell or
+    `holds_up` says why it holds up what comes in, empty where it does not. `seconds` is for how long it is unhealthy or
     does so; `advice` is what is to be done then, and `command` what to type, empty where there is none. An emitter that
-    is unwell waits for `next_attempt_seconds` until it tries again, 0 where it does not wait.
+    is unhealthy waits for `next_attempt_seconds` until it tries again, 0 where it does not wait.
     """
 
     healthy: bool

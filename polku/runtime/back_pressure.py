@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from polku.log import RepeatedLog
-from polku.runtime.unwell import Remedy
+from polku.runtime.unhealthy import Remedy
 
 _LOG = logging.getLogger(__name__)
 _BEGIN_SECONDS = 0.55  # at every look, until a part that holds others up is named: a full share may be one that moves

@@ -1,4 +1,4 @@
-"""What the log says of how the parts are: who holds up others, who is unwell, and what helps; who drops."""
+"""What the log says of how the parts are: who holds up others, who is unhealthy, and what helps; who drops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from polku.health import Health
 from polku.runtime.back_pressure import BackPressure
 from polku.runtime.dropping import Dropping
-from polku.runtime.unwell import UnwellParts
+from polku.runtime.unhealthy import UnhealthyParts
 
 if TYPE_CHECKING:
     from polku.monitoring.statistics import PlanStatistics
@@ -22,12 +22,12 @@ class Complaints:
 
     def __init__(self) -> None:
         self._pressure = BackPressure()
-        self._unwell = UnwellParts()
+        self._unhealthy = UnhealthyParts()
         self._dropping = Dropping()
 
     def until_next(self, seconds: float) -> float:
         """Return after how many seconds the next look is, of about `seconds` where nothing is about to be said."""
-        is_waiting = self._pressure.is_waiting or self._unwell.is_waiting
+        is_waiting = self._pressure.is_waiting or self._unhealthy.is_waiting
         return min(seconds, _SOON_SECONDS) if is_waiting else seconds
 
     def note(self, health: Health, plan: Callable[[], PlanStatistics], pids: Mapping[str, int]) -> None:
@@ -41,7 +41,7 @@ class Complaints:
 
         holds = {name: health.with_next_attempt(name, why) for name, why in health.holds.items()}
         self._pressure.look(holds, remedy=remedy, is_ready=health.ready)
-        self._unwell.look(health, remedy)
+        self._unhealthy.look(health, remedy)
 
         def helps(name: str) -> str:
             from polku.monitoring.remedies import Remedies

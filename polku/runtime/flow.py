@@ -23,15 +23,15 @@ class Flow:
         self._taken: dict[str, Rate] = {}  # by emitter
 
     def status(self, tree: PipelineStatistics) -> str:
-        """Return how much comes in and goes out, what waits and for how long, and what is unwell."""
+        """Return how much comes in and goes out, what waits and for how long, and what is unhealthy."""
         outlets = [outlet for _, outlet in _outlets(tree)]
         received = sum(lane.ingest.received for lane in tree.lanes if lane.ingest is not None)
         rates = self._received.note(received), self._sent.note(sum(outlet.confirmed for outlet in outlets))
         text = f"in {rates[0]:,.0f}/s  out {rates[1]:,.0f}/s  waiting {sum(one.waiting for one in outlets):,}"
         if oldest := max((outlet.oldest_age_seconds for outlet in outlets), default=0.0):
             text += f"  oldest {oldest:,.1f} s"
-        unwell = [line(name) for name, part in tree.parts.items() if not part.healthy]
-        return text + (f"  unwell: {', '.join(unwell)}" if unwell else "")
+        unhealthy = [line(name) for name, part in tree.parts.items() if not part.healthy]
+        return text + (f"  unhealthy: {', '.join(unhealthy)}" if unhealthy else "")
 
     def left(self, tree: PipelineStatistics) -> str:
         """Return what a drain still has to deliver, and for how long that will take; empty where nothing is left."""

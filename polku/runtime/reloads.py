@@ -26,7 +26,7 @@ class Reloads(Struct, frozen=True):
     scales: tuple[Scale, ...] = ()  # the numbers that change by need
 
     def complaints(self) -> Iterator[tuple[str, str]]:
-        """Yield what health says of changes that were not done: the name of a part, and why it is unwell."""
+        """Yield what health says of changes that were not done: the name of a part, and why it is unhealthy."""
         if self.alarm:
             yield "reload", f"{self.alarm}; it runs on as it was"
         if faults := [scale.fault for scale in self.scales if scale.fault]:

@@ -40,17 +40,17 @@ class Progress:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
-        self._unwell: dict[str, float] = {}
+        self._unhealthy: dict[str, float] = {}
         self._dropped: dict[str, tuple[int, float]] = {}
 
-    def unwell(self, parts: Mapping[str, bool], now: float) -> dict[str, float]:
-        """Return for how many seconds each part has been unwell, of all that were judged, by name, and are (True)."""
-        for name, unwell in parts.items():
-            if unwell:
-                self._unwell.setdefault(name, now)
+    def unhealthy(self, parts: Mapping[str, bool], now: float) -> dict[str, float]:
+        """Return for how many seconds each part has been unhealthy, by name, of those that are (True)."""
+        for name, unhealthy in parts.items():
+            if unhealthy:
+                self._unhealthy.setdefault(name, now)
             else:
-                self._unwell.pop(name, None)
-        return {name: now - self._unwell.get(name, now) for name, unwell in parts.items() if unwell}
+                self._unhealthy.pop(name, None)
+        return {name: now - self._unhealthy.get(name, now) for name, unhealthy in parts.items() if unhealthy}
 
     def stalled(self, name: str, backlog: int, done: int, now: float) -> float:
         """Return for how many seconds nothing was done although there was a backlog; `done` is a running total."""
@@ -111,7 +111,7 @@ class Watch:
             self.add_delivery(name, delivery)
 
     def add_stage(self, name: str, stage: StageStatistics) -> None:
-        """Add a stage: it is unwell while one middleware has been busy for too long, or something behind it fails."""
+        """Add a stage: it is unhealthy while one middleware is busy for too long, or something behind it fails."""
         busy = time.monotonic() - stage.since if stage.step else 0.0
         works = f"{stage.step} has been busy with one batch for {span(busy)}"
         if busy > _BUSY_SECONDS:
@@ -119,7 +119,7 @@ class Watch:
         self.add(name, works if busy > PATIENCE else stage.fault)
 
     def add_ingest(self, intake: IntakeStatistics) -> None:
-        """Add the ingest: it is unwell while messages wait for their answers and none comes; so are its plugins
+        """Add the ingest: it is unhealthy while messages wait for their answers and none comes; so are its plugins
         and what it pulls from.
         """
         idle = self._progress.stalled(f"{self.lane}ingest", intake.open, intake.accepted + intake.refused, self._now)
@@ -192,7 +192,7 @@ class Watch:
         self.add("dead_letters", complaint, text)
 
     def add_delivery(self, name: str, delivery: DeliveryStatistics) -> None:
-        """Add an emitter: it is unwell while its destination does not take anything."""
+        """Add an emitter: it is unhealthy while its destination does not take anything."""
         own = getattr(delivery.emitter, "emitter", None)  # what Resilience is wrapped around
         alarm = trouble(delivery) or self._faults.get(self.lane + name, "")
         stall = self._why.get(self.lane + name, "")
@@ -221,8 +221,8 @@ class Watch:
         """Return the judgement: well if every part is, ready if events are taken."""
         healthy = all(healthy for healthy, _ in self._components.values())
         wrong = self.holds.keys() | self._warnings.keys()
-        unwell = {name: not well or name in wrong for name, (well, _) in self._components.items()}
-        seconds = self._progress.unwell(unwell, self._now)
+        unhealthy = {name: not well or name in wrong for name, (well, _) in self._components.items()}
+        seconds = self._progress.unhealthy(unhealthy, self._now)
         not_ready = "; ".join(self._refuses)
         is_ready = not self._refuses
         health = Health(healthy, self._components, processed, is_ready, not_ready, self.holds, seconds)

@@ -21,7 +21,7 @@ _LONGEST_PAUSE = 600.0
 class Look(NamedTuple):
     """What was seen at a time (seconds of any clock that only goes forth): how many, the oldest event, utilization.
 
-    With `changing` their number, or something else, is being changed; `unwell` says what does not work, empty where
+    With `changing` their number, or something else, is being changed; `unhealthy` says what does not work, empty where
     all does. `lost` are those of the number that were on nodes which are gone.
     """
 
@@ -30,7 +30,7 @@ class Look(NamedTuple):
     oldest_seconds: float
     utilization: float
     changing: bool = False
-    unwell: str = ""
+    unhealthy: str = ""
     lost: int = 0
 
 
@@ -69,7 +69,7 @@ def decide(rules: Scaling, bounds: Range, history: History, look: Look) -> tuple
     rests = look.at < history.rests_until
     if look.lost and not (rests and history.failures):  # what there was is needed, whatever was changed just now
         return history, Decision(bounds.clamp(look.number), f"{look.lost} gone with a node")
-    if look.number != bounds.clamp(look.number) and not rests and (look.number < bounds.min or not look.unwell):
+    if look.number != bounds.clamp(look.number) and not rests and (look.number < bounds.min or not look.unhealthy):
         return history, Decision(bounds.clamp(look.number), f"there may be {bounds}")
     if rests:
         return history, None
@@ -88,7 +88,7 @@ def _noted(rules: Scaling, bounds: Range, history: History, look: Look) -> Histo
     )
     is_low = (
         look.number > bounds.min
-        and not look.unwell
+        and not look.unhealthy
         and look.oldest_seconds < rules.oldest_seconds * _SPAN
         and look.utilization * look.number <= rules.idle * (look.number - 1)
     )

@@ -40,8 +40,8 @@ class Observer:
             self._cpu.popleft()
 
     @property
-    def unwell(self) -> str:
-        """The first part that is unwell, and why; empty where none is."""
+    def unhealthy(self) -> str:
+        """The first part that is unhealthy, and why; empty where none is."""
         if self._tree is None:
             return "nothing was seen yet"
         parts = self._tree.parts.items()

@@ -1,4 +1,4 @@
-"""What became of batches, told back through the steps that they have passed.
+"""What became of batches, reported back through the steps that they have passed.
 
 A batch is open from `begin` until `settle` returns. Its steps are told last to first, each in positions of what it was
 given; a duplicate is answered as the event that it repeats, which may be in another batch that is open still.
@@ -16,7 +16,7 @@ from polku.codes import Code
 from polku.contracts import Follows, Holder, Step
 from polku.stage.trail import Passed, Refused, traced
 
-_UNKNOWN = "an event of the same id, which came first, was not answered; send it again"
+_UNKNOWN = "an earlier event with the same id has no known outcome; send this event again"
 _NONE = Counts()
 _Heirs = Sequence[tuple[Step | Holder, Step | Holder]]
 

@@ -242,7 +242,7 @@ async def test_a_lane_that_cannot_be_told_to_send_again_is_told_later(monkeypatc
         HELD.clear()
         await first
         second = asyncio.ensure_future(pipeline.send("b"))
-        with pytest.raises(ChangeError, match="ingest does not answer since a change that failed"):
+        with pytest.raises(ChangeError, match="ingest has not answered since a change failed"):
             await pipeline.update(version("new"))
         is_cut[0] = False
         await asyncio.wait_for(second, 30)
@@ -286,7 +286,7 @@ async def test_lanes_that_have_changed_are_taken_back_where_another_one_cannot(
     assert tags(ARRIVED["out"]) == ["old", "newer"]
 
 
-async def test_a_version_that_is_unwell_in_the_first_lane_does_not_come_to_the_others(
+async def test_a_version_that_is_unhealthy_in_the_first_lane_does_not_come_to_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     @dataclass
@@ -298,7 +298,7 @@ async def test_a_version_that_is_unwell_in_the_first_lane_does_not_come_to_the_o
         monkeypatch.setattr(changing, "_WATCH_SECONDS", 0.2)
         flood = Flood(pipeline, lanes=3)
         await flood.go_on()
-        with pytest.raises(ChangeError, match=r"lane-1/emitter:out is unwell: .*it says no"):
+        with pytest.raises(ChangeError, match=r"lane-1/emitter:out is unhealthy: .*it says no"):
             await pipeline.update(chain(out=Sick("sick", "1"), lanes=3))
         await flood.go_on()
         check(await flood.end(), ARRIVED["out"])

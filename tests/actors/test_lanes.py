@@ -234,7 +234,7 @@ class Once:
 
 
 @pytest.mark.parametrize("before", [1, 2])
-async def test_a_lane_that_is_unwell_goes_again_and_so_do_those_before_it(
+async def test_a_lane_that_is_unhealthy_goes_again_and_so_do_those_before_it(
     before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(chain(tagging("a"), Deduplicator(ttl=100), lanes=before), monkeypatch) as pipeline:
@@ -272,7 +272,7 @@ class Sick(Out):
         await super().emit(batch)
 
 
-async def test_lanes_that_go_come_back_where_another_one_turns_unwell(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lanes_that_go_come_back_where_another_one_turns_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(lanes: int) -> Hub:
         return chain(out=Sick("sick"), lanes=lanes)
 
@@ -284,7 +284,7 @@ async def test_lanes_that_go_come_back_where_another_one_turns_unwell(monkeypatc
         async with asyncio.timeout(30):
             await until(lambda: pipeline.factory.parts().lanes[2].leaving)
         HELD.add("sick")
-        with pytest.raises(ChangeError, match=r"lane-[12]/emitter:out turned unwell when lane-[23]/ingest took no"):
+        with pytest.raises(ChangeError, match=r"lane-[12]/emitter:out became unhealthy when lane-[23]/ingest took no"):
             await changing
         HELD.clear()
         assert not any(lane.leaving for lane in pipeline.factory.parts().lanes)

@@ -158,7 +158,7 @@ async def test_what_is_left_for_an_emitter_of_best_effort_is_no_loss_and_is_said
         nodes.deadlines[THERE.address] = time.time()
         await gone(pipeline)
         assert watcher.lost == []
-        assert "what it still held is gone, and was promised to nobody (2 for out)" in caplog.text
+        assert "the events that it still held are lost; none of them was promised to anybody (2 for out)" in caplog.text
 
 
 async def test_nodes_that_go_together_are_emptied_side_by_side_also_the_own_one(

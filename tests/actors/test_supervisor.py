@@ -108,7 +108,7 @@ async def test_a_process_that_ends_is_in_health_and_in_the_log_before_the_next_l
                 await asyncio.sleep(0.01)
     await process.wait()
     (line,) = caplog.messages
-    assert line.startswith(f"emitter:stdout is unwell: does not answer: its process {process.pid} has ended. ")
+    assert line.startswith(f"emitter:stdout is unhealthy: does not answer: its process {process.pid} has ended. ")
     assert "an event that ends it each time becomes a dead letter (POISON)" in line
     assert not (await shell.health()).healthy
     assert (await shell.statistics()).processes["emitter:stdout"].answers is False

@@ -45,7 +45,7 @@ class Timer:
             self.tasks.works("timer")
 
 
-async def test_a_task_that_raises_is_begun_again_and_unwell_until_it_works() -> None:
+async def test_a_task_that_raises_is_begun_again_and_unhealthy_until_it_works() -> None:
     tasks = TaskSet("part", pause=0)
     timer = Timer(tasks, *HOSTILE, ValueError)
     tasks.keep_alive("timer", timer.run)
@@ -78,7 +78,7 @@ async def test_a_task_that_a_stranger_cancels_is_begun_again_unless_the_owner_en
     assert (len(tasks), asyncio.all_tasks()) == (0, {asyncio.current_task()})
 
 
-async def test_it_stays_unwell_while_it_fails_and_waits_between() -> None:
+async def test_it_stays_unhealthy_while_it_fails_and_waits_between() -> None:
     tasks = TaskSet("part", pause=3600)
     timer = Timer(tasks, ValueError)
     tasks.keep_alive("timer", timer.run)

@@ -194,7 +194,7 @@ def test_letters_are_listed_shown_and_dropped(tmp_path: Path) -> None:
         assert (wrong.returncode, "--emitter='nobody'" in wrong.stderr) == (2, True), wrong.stderr
         assert "there are letters with '', 'sink'" in wrong.stderr
     assert polku("dlq", "drop", str(path), "--code", "POISON").returncode == 2
-    assert polku("dlq", "drop", str(path), "--all").stdout == "2 dead letters have gone\n"
+    assert polku("dlq", "drop", str(path), "--all").stdout == "2 dead letters removed\n"
     assert store.counters()["letters"] == store.counters()["bytes"] == 0
     store.close()
 

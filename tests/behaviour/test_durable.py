@@ -170,7 +170,7 @@ def test_a_path_that_can_never_be_a_journal_stops_the_start(start: Start, tmp_pa
     notes = tmp_path / "notes.txt"
     notes.write_text("not yours")
     hub = Hub().buffer_strategy(BufferStrategy.durable(notes)).emitter(Recorder(tmp_path / "out"))
-    with pytest.raises(JournalPathError, match="is no journal, and is left as it is"):
+    with pytest.raises(JournalPathError, match="is not a journal, and was left as it is"):
         start(hub)
     assert notes.read_text() == "not yours"
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["notes.txt"]

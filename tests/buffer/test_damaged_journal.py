@@ -197,7 +197,7 @@ async def test_what_is_put_before_the_journal_is_opened_and_committed_after_that
     (there,) = await log.fetch([slot.position])
     assert there is not None
     assert there.ids == ["1", "2"]
-    with pytest.raises(JournalError, match="opened only now"):
+    with pytest.raises(JournalError, match="arrived before it was open"):
         await log.commit(None)
     assert log.size[0] == 2
     slot = await log.put(batch_of("4"), ["a"])

@@ -47,7 +47,7 @@ def test_another_format_and_another_programs_file_are_left_alone(tmp_path: Path)
     with sqlite3.connect(tmp_path / "theirs") as db:
         db.execute("CREATE TABLE users(name)")
     db.close()
-    with pytest.raises(JournalError, match="is no journal"):
+    with pytest.raises(JournalError, match="is not a journal"):
         Journal(tmp_path / "theirs")
     with sqlite3.connect(tmp_path / "theirs") as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("users",)]

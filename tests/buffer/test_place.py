@@ -65,7 +65,7 @@ async def test_a_file_of_somebody_else_stops_the_start_and_is_left_alone(
     make(path)
     before, names = path.read_bytes(), set(os.listdir(tmp_path))
     for _ in range(2):  # the first one leaves nothing that the second one could be misled by
-        with pytest.raises(JournalPathError, match="no journal"):
+        with pytest.raises(JournalPathError, match="not a journal"):
             async with durable(path, {"a": Destination()}):
                 pass
         for call in (Journal, salvage, mend):
@@ -97,7 +97,7 @@ def test_dead_letters_are_not_put_into_a_file_of_somebody_else(make: object, tmp
     path = tmp_path / "letters.db"
     make(path)  # type: ignore[operator]
     before = path.read_bytes()
-    with pytest.raises(JournalPathError, match="has no dead letters, and is left as it is"):
+    with pytest.raises(JournalPathError, match="is not a file of dead letters, and was left as it is"):
         build_dead_letters(Hub().emitter(print).dead_letters(path).plan("inline"))
     with pytest.raises(JournalPathError, match="/dev/null is no folder"):
         build_dead_letters(Hub().emitter(print).dead_letters("/dev/null/x").plan("inline"))

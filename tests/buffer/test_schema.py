@@ -126,6 +126,6 @@ def test_another_programs_database_is_never_taken_for_a_journal(tmp_path: Path, 
         db.execute(f"PRAGMA user_version={version}")
     before = path.read_bytes()
     for kind in (Journal, JournalReader):
-        with pytest.raises(JournalError, match="is no journal"):
+        with pytest.raises(JournalError, match="is not a journal"):
             kind(path)
     assert path.read_bytes() == before

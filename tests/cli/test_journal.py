@@ -102,7 +102,7 @@ def test_an_emitter_that_is_no_more_is_forgotten(path: Path) -> None:
     assert wrong.returncode == 2
     assert "it has a, b" in wrong.stderr
     done = polku_here("journal", "repair", str(path), "--forget", "b")
-    assert "20 events that waited for it alone have gone" in done.stdout
+    assert "removed 20 events that waited for it alone" in done.stdout
     shown = json.loads(polku_here("journal", "stat", str(path), "--json").stdout)
     assert [outlet["name"] for outlet in shown["outlets"]] == ["a"]
     assert shown["batches"] == 1
@@ -120,7 +120,7 @@ def test_a_file_of_dead_letters_is_called_that(tmp_path: Path) -> None:
     DeadLetterStore(tmp_path / "dead.db").close()
     done = polku_here("journal", "stat", str(tmp_path / "dead.db"))
     assert done.returncode != 0
-    assert "is a file of dead letters and no journal" in done.stderr
+    assert "is a file of dead letters, not a journal" in done.stderr
 
 
 def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_another_programs_file_is_left_alone(tmp_path: Path) -> None:
     for command in ("stat", "verify", "repair"):
         result = polku_here("journal", command, str(theirs))
         assert result.returncode == 2, result
-        assert "is no journal" in result.stderr
+        assert "is not a journal" in result.stderr
     assert theirs.read_bytes() == before
 
 
@@ -192,7 +192,7 @@ def test_a_path_that_can_have_no_journal_ends_with_status_2_and_one_sentence(
     notes.write_text("not yours")
     for path, reason in (
         ("/dev/null/x", "/dev/null is no folder; choose another path"),
-        (str(notes), "is no journal, and is left as it is; choose another path, or move it away"),
+        (str(notes), "is not a journal, and was left as it is; choose another path, or move it away"),
     ):
         file = tmp_path / "pipeline.py"
         file.write_text(

@@ -57,7 +57,7 @@ def test_where_events_are_taken_in_the_end_that_others_had_passed_it_takes_more_
     assert times(suspects, "a", others=100, taken=True) > 5
 
 
-def test_nothing_is_given_up_while_the_plugin_says_that_it_is_unwell_and_takes_nothing() -> None:
+def test_nothing_is_given_up_while_the_plugin_says_that_it_is_unhealthy_and_takes_nothing() -> None:
     assert times(Suspects(), "a", is_well=False) == 0
 
 

@@ -224,7 +224,7 @@ def test_a_sick_plugin_shows_in_health(tmp_path: Path, recorder: Recorder) -> No
         hub(recorder, plugin.address).start(grpc_addr="127.0.0.1:0") as pipeline,
     ):
         eventually(lambda: not component(pipeline)[0])
-        assert component(pipeline)[1].endswith("says that it is not healthy: disk full; unwell: disk")
+        assert component(pipeline)[1].endswith("says that it is not healthy: disk full; unhealthy: disk")
 
 
 def test_another_program_at_the_same_address_is_checked_again(plugin: Program, recorder: Recorder) -> None:

@@ -126,17 +126,17 @@ def test_an_ingestor_that_says_anything_costs_only_its_record() -> None:
     assert (answer.status, answer.message) == (500, whole.errors[0].message)
 
 
-class Unwell:
+class Unhealthy:
     """Take nothing, and say so in its own words."""
 
-    name = "unwell"
+    name = "unhealthy"
     alarm = TEXT
     text = TEXT
 
     def emit(self, batch: Batch) -> None:
         raise AssertionError("nothing is sent to it")
 
-    def statistics(self) -> Unwell:
+    def statistics(self) -> Unhealthy:
         return self
 
 
@@ -146,14 +146,14 @@ def test_an_alarm_is_told_at_the_admin_address_and_its_text_not_in_public(
 ) -> None:
     monkeypatch.setenv("POLKU_DOOR", door)
     ports = {"grpc_addr": "127.0.0.1:0", "http_addr": "127.0.0.1:0", "admin_addr": "127.0.0.1:0"}
-    with Hub(runtime="inline").emitter(Unwell()).start(**ports) as pipeline:
+    with Hub(runtime="inline").emitter(Unhealthy()).start(**ports) as pipeline:
         with grpc.insecure_channel(str(pipeline.address)) as channel:
             ask: Any = channel.unary_unary("/polku.v1.Gateway/Health", None, HealthResponse.FromString)
             health = ask(HealthRequest().SerializeToString(), timeout=20)
         answer = curl(str(pipeline.http_address), "/health?strict")
         told = curl(str(pipeline.admin_address), "/health")
-    assert told.body["components"]["emitter:unwell"] == {"healthy": False, "message": SHOWN}
-    public = health.components["emitter:unwell"]
-    assert (public.healthy, public.message) == (False, "unwell; why is said at the admin address")
-    assert answer.body["components"]["emitter:unwell"] == {"healthy": False, "message": public.message}
+    assert told.body["components"]["emitter:unhealthy"] == {"healthy": False, "message": SHOWN}
+    public = health.components["emitter:unhealthy"]
+    assert (public.healthy, public.message) == (False, "unhealthy; why is said at the admin address")
+    assert answer.body["components"]["emitter:unhealthy"] == {"healthy": False, "message": public.message}
     assert answer.status == 503

@@ -139,7 +139,7 @@ def test_a_static_member_comes_back_to_its_partitions_and_the_others_keep_theirs
             assert len(revoked) == 1, "that of the one that left, by its own hand"
 
 
-def test_of_two_members_with_the_same_name_the_first_is_unwell_and_takes_nothing_more(
+def test_of_two_members_with_the_same_name_the_first_is_unhealthy_and_takes_nothing_more(
     kafka: Broker, tmp_path: Path
 ) -> None:
     topic = kafka.topic("fenced", 1)

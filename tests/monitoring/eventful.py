@@ -68,7 +68,7 @@ class Program:
         raise ValueError("no")
 
     def state(self) -> PluginState:
-        return PluginState("a program", "it is unwell" if self.calls else "", self.calls, self.calls, 0)
+        return PluginState("a program", "it is unhealthy" if self.calls else "", self.calls, self.calls, 0)
 
 
 class Away:

@@ -78,7 +78,7 @@ def test_letters_are_seen_replayed_and_dropped(runtime: str, tmp_path: Path, req
         (tmp_path / "repaired").touch()
         assert dlq(pipeline, "replay", "b", "--wait") == "1 dead letter was replayed\n"
         wait_for(lambda: (tmp_path / "taken").read_text() == "b\n")
-        assert dlq(pipeline, "drop", "c", "--emitter", "partner") == "1 dead letter has gone\n"
+        assert dlq(pipeline, "drop", "c", "--emitter", "partner") == "1 dead letter removed\n"
         letters = shown_of(pipeline)
         done = polku_here(*shlex.split(letters.replay)[1:])
         assert (done.returncode, done.stdout) == (0, "1 dead letter will be replayed\n")

@@ -133,7 +133,7 @@ class Watched:
         self.tree = tree
         self.asked = 0
         self.error: Exception | None = None
-        self.unwell: dict[str, PartHealth] = {}
+        self.unhealthy: dict[str, PartHealth] = {}
 
     async def statistics(self) -> PipelineStatistics:
         self.asked += 1
@@ -142,7 +142,7 @@ class Watched:
         return self.tree
 
     def live(self) -> Live:
-        return Live(self.statistics, lambda tree: self.unwell, {})
+        return Live(self.statistics, lambda tree: self.unhealthy, {})
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ async def test_trouble_is_told_and_the_stream_goes_on(watched: Watched) -> None:
 
 
 async def test_a_part_that_statistics_do_not_know_is_among_the_others(watched: Watched) -> None:
-    watched.unwell = {"event_loop": PartHealth(healthy=False, message="blocked")}
+    watched.unhealthy = {"event_loop": PartHealth(healthy=False, message="blocked")}
     looks = watched.live()
     looks.start("127.0.0.1:9")
     async with aclosing(looks.follow()) as events:

@@ -50,7 +50,7 @@ def node(name: str) -> str:
     return f"[...document.querySelectorAll('.node')].find(one => one.dataset.id === {json.dumps(name)})"
 
 
-def unwell(message: str, holds_up: str = "", command: str = "") -> PartHealth:
+def unhealthy(message: str, holds_up: str = "", command: str = "") -> PartHealth:
     return PartHealth(
         healthy=False, message=message, holds_up=holds_up, seconds=200.0, advice="Look at it.", command=command
     )
@@ -81,8 +81,8 @@ def test_idle_and_busy(show: Callable[..., Page]) -> None:
 
 
 def test_a_dead_destination_a_full_share_and_what_helps(show: Callable[..., Page]) -> None:
-    refused = replace(unwell("refused", command="nc -vz p 1"), next_attempt_seconds=12.0)
-    shown = Shown(some_tree(waiting={"partner": 400}, unwell={"emitter:partner": refused}))
+    refused = replace(unhealthy("refused", command="nc -vz p 1"), next_attempt_seconds=12.0)
+    shown = Shown(some_tree(waiting={"partner": 400}, unhealthy={"emitter:partner": refused}))
     with admin_address(shown) as address:
         page = show(address)
         assert page.text("#problems").split() == [
@@ -108,8 +108,8 @@ def test_a_dead_destination_a_full_share_and_what_helps(show: Callable[..., Page
             "–",
             "none",
         ]
-        full = unwell("refused", "its share of the buffer is full")
-        shown.tree = some_tree(waiting={"partner": CAPACITY}, unwell={"emitter:partner": full}, restarts=1)
+        full = unhealthy("refused", "its share of the buffer is full")
+        shown.tree = some_tree(waiting={"partner": CAPACITY}, unhealthy={"emitter:partner": full}, restarts=1)
         page.wait("document.querySelector('#problems').innerText.includes('holds up what comes in: its share')")
         assert page.run("document.querySelectorAll('#edges .warn').length") == 3
         page.wait("document.querySelector('#problems').innerText.includes('started again')")
@@ -134,8 +134,8 @@ def test_lanes_and_many_emitters_are_folded_until_they_are_asked_for(show: Calla
 
 
 def test_partitions_are_one_stage_with_the_counts_of_all(show: Callable[..., Page]) -> None:
-    bad = {"stage-2/partition-2": unwell("does not answer")}
-    shown = Shown(some_tree(lanes=2, events=100, shared=True, partitions=3, unwell=bad))
+    bad = {"stage-2/partition-2": unhealthy("does not answer")}
+    shown = Shown(some_tree(lanes=2, events=100, shared=True, partitions=3, unhealthy=bad))
     with admin_address(shown) as address:
         page = show(address)
         page.wait(f"{node('stage-2')} !== undefined")
@@ -148,8 +148,8 @@ def test_partitions_are_one_stage_with_the_counts_of_all(show: Callable[..., Pag
 
 def test_names_of_strangers_are_text_and_nothing_else(show: Callable[..., Page]) -> None:
     message = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
-    parts = {f"emitter:{name}": unwell(message, command="nc '<script>'") for name in HOSTILE}
-    shown = Shown(some_tree(name="<b>\u202e", emitters=HOSTILE, events=9, unwell=parts, errors=[message]))
+    parts = {f"emitter:{name}": unhealthy(message, command="nc '<script>'") for name in HOSTILE}
+    shown = Shown(some_tree(name="<b>\u202e", emitters=HOSTILE, events=9, unhealthy=parts, errors=[message]))
     with admin_address(shown) as address:
         page = show(address, 390)
         page.resize(1280, 900)
@@ -193,7 +193,7 @@ def test_a_shadow_is_seen_with_its_stage(show: Callable[..., Page]) -> None:
 
 
 def test_all_of_it_works_by_keyboard(show: Callable[..., Page]) -> None:
-    shown = Shown(some_tree(events=9, unwell={"emitter:partner": unwell("refused")}, errors=["refused"]))
+    shown = Shown(some_tree(events=9, unhealthy={"emitter:partner": unhealthy("refused")}, errors=["refused"]))
     with admin_address(shown) as address:
         page = show(address)
         focused = "document.activeElement.dataset.id"

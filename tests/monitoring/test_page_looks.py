@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from polku.monitoring.statistics import PipelineStatistics
-from tests.monitoring.test_page import node, unwell
+from tests.monitoring.test_page import node, unhealthy
 from tests.monitoring.trees import CAPACITY, Shown, admin_address, some_tree
 from tests.support.browser import Browser, Page, find_browser
 
@@ -63,11 +63,11 @@ COVERED = """(() => {
 
 def trouble(events: int = 0) -> PipelineStatistics:
     """Return a pipeline with what each colour is for: a full share, one that is half full, restarts, dead letters."""
-    bad = unwell("refused", "its share of the buffer is full", "nc -vz p 1")
+    bad = unhealthy("refused", "its share of the buffer is full", "nc -vz p 1")
     waiting = {"partner": CAPACITY, "archive": CAPACITY * 3 // 4}
     parts = {"emitter:partner": bad}
     emitters = ("audit", "partner", "archive")
-    return some_tree(emitters=emitters, events=events, waiting=waiting, unwell=parts, errors=["refused"], restarts=1)
+    return some_tree(emitters=emitters, events=events, waiting=waiting, unhealthy=parts, errors=["refused"], restarts=1)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_a_part_is_shown_with_units_and_on_a_phone_its_numbers_have_room(browser
 
 
 def test_no_line_of_what_is_wrong_begins_with_a_dot(browser: Browser) -> None:
-    away = replace(unwell("http://127.0.0.1:9: cannot connect: Connection refused"), next_attempt_seconds=3.0)
-    with admin_address(Shown(some_tree(unwell={"emitter:partner": away}))) as address:
+    away = replace(unhealthy("http://127.0.0.1:9: cannot connect: Connection refused"), next_attempt_seconds=3.0)
+    with admin_address(Shown(some_tree(unhealthy={"emitter:partner": away}))) as address:
         page = opened(browser, address)
         page.wait("document.querySelector('#problems').innerText.includes('next attempt')")
         since = "document.querySelector('#problems .since')"

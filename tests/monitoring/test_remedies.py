@@ -1,4 +1,4 @@
-"""What is said to help a part that is unwell."""
+"""What is said to help a part that is unhealthy."""
 
 from __future__ import annotations
 

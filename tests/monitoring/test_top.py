@@ -168,7 +168,7 @@ def test_what_is_wrong_and_the_keys_stay_on_the_screen() -> None:
     assert len(shown) == 23  # the cursor has the last line
     assert shown[0].startswith("away away")
     assert max(map(len, shown)) <= 80
-    assert shown[-3:] == ["and 32 more: / filters, u shows what is unwell", "", "q: quit"]
+    assert shown[-3:] == ["and 32 more: / filters, u shows what is unhealthy", "", "q: quit"]
     assert fit(["h"], ["a", "b"], [], 80, 24) == ["h", "a", "b"]
 
 

@@ -99,7 +99,7 @@ def wait_for_health(pipeline: Pipeline, *, lane: str, well: bool, timeout: float
         if parts and (all(parts.values()) if well else not all(parts.values())):
             return time.monotonic() - started
         time.sleep(0.2)
-    raise AssertionError(f"{lane} is not {'well' if well else 'unwell'}: {pipeline.health().components}")
+    raise AssertionError(f"{lane} is not {'well' if well else 'unhealthy'}: {pipeline.health().components}")
 
 
 @ray.remote(num_cpus=0, resources={f"node:{LOST}": 0.001})

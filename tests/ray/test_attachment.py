@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ray._private.utils import check_version_info
 
-from polku.actors.attachment import Choice, _start, _versions, _without_praise, choose, job_notice
+from polku.actors.attachment import Choice, _start, _versions, _without_token_notice, choose, job_notice
 from polku.errors import SettingError, UnavailableError
 from tests.support.server import ON_BARE_RAY, Server, polku
 
@@ -31,8 +31,8 @@ hub = Hub().emitter(lambda batch: None, name="out")
         ({"RAY_ADDRESS": "local"}, Choice("", "")),
         ({"RAY_ADDRESS": "10.0.0.1:6379"}, Choice("10.0.0.1:6379", "RAY_ADDRESS")),
         ({"RAY_ADDRESS": "auto"}, Choice("auto", "RAY_ADDRESS")),
-        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, Choice("auto", "this is a job of it")),
-        ({"RAY_JOB_ID": "01000000"}, Choice("auto", "this is a job of it")),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, Choice("auto", "this program is a job of it")),
+        ({"RAY_JOB_ID": "01000000"}, Choice("auto", "this program is a job of it")),
         ({"RAY_JOB_ID": "01000000", "RAY_ADDRESS": "local"}, Choice("", "")),
     ],
     ids=str,
@@ -134,7 +134,7 @@ def test_a_ray_that_is_late_is_started_again_once(failures: int, monkeypatch: py
 def test_that_ray_asks_for_a_token_is_no_news_and_that_it_asks_for_none_is(caplog: pytest.LogCaptureFixture) -> None:
     from ray._private.authentication import authentication_token_setup as of_ray
 
-    with _without_praise():
+    with _without_token_notice():
         of_ray._warn_token_auth_enabled()
         of_ray._warn_token_auth_disabled()
     assert [record.getMessage().partition(" for ")[0] for record in caplog.records] == [

@@ -63,7 +63,7 @@ def test_what_stands_still_for_long_is_told_in_minutes(monkeypatch: pytest.Monke
     assert found["ingest"][1].startswith("no answer for 9 min 56 s to 4 messages: ")
 
 
-def test_an_emitter_that_cannot_start_or_be_reached_is_unwell_by_its_reason() -> None:
+def test_an_emitter_that_cannot_start_or_be_reached_is_unhealthy_by_its_reason() -> None:
     look = Watch()
     unreachable = replace(outlet(300, 10), fault="MemoryError: no room")
     look.add_buffer(BufferStatistics(300, 300, 10_000, 500, 0, 0, 0, {"far": unreachable, "db": outlet(9, 0)}))

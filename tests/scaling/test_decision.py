@@ -29,13 +29,13 @@ class World:
         self.steps: list[tuple[float, Decision]] = []
 
     def run(
-        self, looks: int, oldest: float = 0.0, utilization: float = 0.0, *, changing: bool = False, unwell: str = ""
+        self, looks: int, oldest: float = 0.0, utilization: float = 0.0, *, changing: bool = False, unhealthy: str = ""
     ) -> list[int]:
         """Look that many times; return the numbers that were decided on."""
         before = len(self.steps)
         for _ in range(looks):
             self.at += self.every
-            look = Look(self.at, self.count, oldest, utilization, changing, unwell)
+            look = Look(self.at, self.count, oldest, utilization, changing, unhealthy)
             self.history, step = decide(self.rules, self.bounds, self.history, look)
             if step is not None:
                 self.steps.append((self.at, step))
@@ -149,15 +149,15 @@ def test_nothing_happens_while_something_is_changing_nor_at_once_after_it() -> N
     assert world.run(1, oldest=60.0) == [4]
 
 
-def test_nothing_goes_while_a_part_is_unwell_and_then_the_seconds_begin() -> None:
+def test_nothing_goes_while_a_part_is_unhealthy_and_then_the_seconds_begin() -> None:
     world = World(4)
-    assert world.run(1000, unwell="lane-2/ingest does not answer") == []
+    assert world.run(1000, unhealthy="lane-2/ingest does not answer") == []
     assert world.run(120) == []
     assert world.run(1) == [3]
 
 
-def test_more_come_also_while_a_part_is_unwell() -> None:
-    assert World(4).run(6, oldest=9.0, unwell="lane-2/ingest does not answer") == [5]
+def test_more_come_also_while_a_part_is_unhealthy() -> None:
+    assert World(4).run(6, oldest=9.0, unhealthy="lane-2/ingest does not answer") == [5]
 
 
 def test_a_failed_change_has_the_next_one_wait_twice_as_long_each_time() -> None:
@@ -188,8 +188,8 @@ def test_other_bounds_count_at_once(count: int, wanted: int) -> None:
 
 
 def test_too_many_wait_for_parts_to_be_well_and_too_few_do_not() -> None:
-    assert World(9, bounds=Range(2, 4)).run(100, unwell="x") == []
-    assert World(1, bounds=Range(2, 4)).run(1, unwell="x") == [2]
+    assert World(9, bounds=Range(2, 4)).run(100, unhealthy="x") == []
+    assert World(1, bounds=Range(2, 4)).run(1, unhealthy="x") == [2]
 
 
 LOOKS = st.lists(
@@ -206,9 +206,9 @@ def test_whatever_is_seen_the_rules_hold(
 ) -> None:
     bounds = Range(least, least + more)
     history, at, latest = History(), 0.0, -1e9
-    for oldest, utilization, changing, unwell, works, seconds in looks:
+    for oldest, utilization, changing, unhealthy, works, seconds in looks:
         at += seconds
-        history, step = decide(RULES, bounds, history, Look(at, count, oldest, utilization, changing, unwell))
+        history, step = decide(RULES, bounds, history, Look(at, count, oldest, utilization, changing, unhealthy))
         if step is None:
             continue
         assert not changing
@@ -220,7 +220,7 @@ def test_whatever_is_seen_the_rules_hold(
         if bounds.clamp(count) == count:
             assert count - 1 <= step.wanted <= 2 * count
         if step.wanted < count:
-            assert not unwell
+            assert not unhealthy
         if not works:
             history = history.failed(RULES, at)
             continue

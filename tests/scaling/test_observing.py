@@ -87,7 +87,7 @@ def test_ages_that_more_lanes_would_not_help_do_not_count(lane: Mapping[str, Any
 
 def test_the_age_at_an_emitter_that_takes_nothing_does_not_count() -> None:
     down = {"lane-1/emitter:out": PartHealth(healthy=False, message="down")}
-    assert seen({"outlet": 30.0}, unwell=down) == (0.0, 0.0)
+    assert seen({"outlet": 30.0}, unhealthy=down) == (0.0, 0.0)
     assert seen({"outlet": 30.0}) == (30.0, 0.0)
 
 
@@ -132,11 +132,11 @@ def test_lanes_wait_for_a_stage_that_may_have_more_replicas() -> None:
     assert seen(full, full) == pytest.approx((9.0, 0.9))
 
 
-def test_the_first_part_that_is_unwell_is_named_and_what_scaling_says_is_not() -> None:
+def test_the_first_part_that_is_unhealthy_is_named_and_what_scaling_says_is_not() -> None:
     observer = Observer()
-    assert observer.unwell == "nothing was seen yet"
+    assert observer.unhealthy == "nothing was seen yet"
     own = {"scaling": PartHealth(healthy=False, message="no room")}
-    observer.note(0.0, tree(unwell=own))
-    assert observer.unwell == ""
-    observer.note(1.0, tree(unwell=own | {"lane-1/buffer": PartHealth(healthy=False, message="disk full")}))
-    assert observer.unwell == "lane-1/buffer: disk full"
+    observer.note(0.0, tree(unhealthy=own))
+    assert observer.unhealthy == ""
+    observer.note(1.0, tree(unhealthy=own | {"lane-1/buffer": PartHealth(healthy=False, message="disk full")}))
+    assert observer.unhealthy == "lane-1/buffer: disk full"

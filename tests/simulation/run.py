@@ -155,7 +155,7 @@ async def _settle(world: World, system: InlineSystem | Cluster, case: dict[str, 
             if not healthy and n.rpartition("/")[2] not in failing
         }
         if ill:
-            faults.append(f"health: unwell {BOUND:.0f} s after the last fault: {ill}")
+            faults.append(f"health: unhealthy {BOUND:.0f} s after the last fault: {ill}")
     if case["letters"] == "disk" and not faults:
         await _end_replays(world, system, limit)
         faults += letters.check_stored(world.ledger, f"{build.path()}.dead")

@@ -36,7 +36,7 @@ _MODULES: tuple[str, ...] = (
     *("polku.cli.graph", "polku.cli.reload", "polku.cli.admin_client", "polku.hub", "polku.runner", "polku.pipeline"),
     "polku.sendable",
     *("polku.runtime.inline", "polku.runtime.serving", "polku.runtime.notify", "polku.runtime.reloads"),
-    *("polku.runtime.reloading", "polku.runtime.status_line", "polku.runtime.flow", "polku.runtime.unwell"),
+    *("polku.runtime.reloading", "polku.runtime.status_line", "polku.runtime.flow", "polku.runtime.unhealthy"),
     *("polku.runtime.orphaned_journals", "polku.gateway.grpc.server", "polku.gateway.otlp.grpc"),
     *("polku.gateway.http.server", "polku.gateway.http.plain", "polku.ingest.cloudevents", "polku.ingest.passthrough"),
     *("polku.ingest.adapt", "polku.middleware.filter", "polku.middleware.adapt", "polku.emit.adapt"),

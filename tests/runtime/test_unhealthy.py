@@ -1,4 +1,4 @@
-"""The lines of the log about parts that are unwell: why, what helps, and when they are well again."""
+"""The lines of the log about parts that are unhealthy: why, what helps, and when they are well again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from polku.log import RepeatedLog
 from polku.monitoring.picture import describe
 from polku.runtime import inline
 from polku.runtime.complaints import Complaints
-from polku.runtime.unwell import UnwellParts
+from polku.runtime.unhealthy import UnhealthyParts
 from polku.text import next_attempt
 
 
 def lines(looks: str, caplog: pytest.LogCaptureFixture, name: str = "emitter:a") -> list[str]:
-    """Return what is logged of looks once a second: `x` is unwell, `h` holds up others as well."""
+    """Return what is logged of looks once a second: `x` is unhealthy, `h` holds up others as well."""
     caplog.clear()
-    parts = UnwellParts(RepeatedLog(logging.getLogger("polku.test")))
+    parts = UnhealthyParts(RepeatedLog(logging.getLogger("polku.test")))
     with caplog.at_level(logging.INFO, "polku.test"):
         for second, sign in enumerate(looks):
             components = {"buffer": (True, "ok"), name: (sign == ".", "away")}
@@ -34,24 +34,24 @@ def lines(looks: str, caplog: pytest.LogCaptureFixture, name: str = "emitter:a")
 
 
 def test_a_line_says_what_is_wrong_and_what_helps_and_another_that_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    begins = "emitter:a is unwell: away. Repair it: nc -vz a 1"
+    begins = "emitter:a is unhealthy: away. Repair it: nc -vz a 1"
     assert lines("x.x.x.", caplog) == []
     assert lines("xx", caplog) == lines("xxxxxxx", caplog) == lines("xx.xx.xx", caplog) == [begins]
     assert lines("xxxx...", caplog) == [begins, "emitter:a is well again, after 3 s"]
 
 
 def test_of_a_process_that_has_ended_the_first_look_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    parts = UnwellParts(RepeatedLog(logging.getLogger("polku.test")))
+    parts = UnhealthyParts(RepeatedLog(logging.getLogger("polku.test")))
     health = Health(False, {"stage-1": (False, "it has ended")}, 0, causes={"stage-1": Cause.ENDED})
     with caplog.at_level(logging.INFO, "polku.test"):
         parts.look(health, lambda *_: "", 0.0)
         parts.look(health, lambda *_: "", 1.0)
-    assert caplog.messages == ["stage-1 is unwell: it has ended"]
+    assert caplog.messages == ["stage-1 is unhealthy: it has ended"]
     assert not parts.is_waiting
 
 
 def test_that_a_pipeline_stops_as_it_should_is_no_illness(caplog: pytest.LogCaptureFixture) -> None:
-    parts = UnwellParts(RepeatedLog(logging.getLogger("polku.test")))
+    parts = UnhealthyParts(RepeatedLog(logging.getLogger("polku.test")))
     with caplog.at_level(logging.INFO, "polku.test"):
         for second in range(3):
             parts.look(Health(False, {"ingest": (False, DRAINING)}, 0), lambda *_: "", float(second))
@@ -91,8 +91,8 @@ def test_a_pipeline_says_that_a_destination_is_away(
     )
     with Hub(runtime="inline").emitter(emitter).start() as pipeline:
         pipeline.sender().send(new_event("order", source="shop"))
-        wait_for(caplog, "emitter:partner is unwell: ")
-        (line,) = [text for text in caplog.messages if " is unwell: " in text]
+        wait_for(caplog, "emitter:partner is unhealthy: ")
+        (line,) = [text for text in caplog.messages if " is unhealthy: " in text]
         assert re.search(r"refused; next attempt in [1-5] s\. ", line)
         assert line.endswith(
             "What waits for it is kept, and sent once its destination takes events again. "
@@ -116,9 +116,9 @@ def test_the_next_look_is_sooner_while_something_is_about_to_be_said() -> None:
         complaints.note(health, lambda: describe(Hub(runtime="inline").emitter(print).plan("inline")), {})
         return complaints.until_next(1.0)
 
-    unwell = Health(False, {"emitter:a": (False, "away")}, 0)
+    unhealthy = Health(False, {"emitter:a": (False, "away")}, 0)
     full = Health(True, {"emitter:a": (True, "ok")}, 0, holds={"emitter:a": "its share is full"})
     assert looked(Health(True, {"emitter:a": (True, "ok")}, 0)) == 1.0
-    assert looked(unwell) < 0.5
+    assert looked(unhealthy) < 0.5
     assert looked(full) < 0.5
     assert complaints.until_next(0.1) == 0.1
