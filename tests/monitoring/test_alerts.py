@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from polku import (
     Batch,
@@ -23,6 +26,7 @@ from polku import (
     Tls,
     new_event,
 )
+from polku.errors import ChangeError
 from tests.monitoring.eventful import eventful, happen, values
 from tests.monitoring.firing import RULES, Series, State, check, series_of
 from tests.monitoring.seldom import TOKEN, happenings, seldom
@@ -155,6 +159,32 @@ def a_certificate_is_broken(folder: Path) -> Iterator[State]:
     yield State("a certificate is broken", before, after, frozenset({"PolkuFilesStale"}))
 
 
+def a_certificate_ends_soon(folder: Path) -> Iterator[State]:
+    pair = Authority(folder).issue("server", days=7)
+    hub = Hub(runtime="inline").emitter(other).security(tls=Tls(pair.cert, pair.key))
+    with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
+        found = series_of(pipeline.statistics())
+    since = time.time()  # where the clock of promtool begins
+    for name, (value, counts) in found.items():
+        if name.startswith("polku_certificate_end_timestamp_seconds"):
+            found[name] = value - since, counts
+    yield State("a certificate ends soon", found, found, frozenset({"PolkuCertificateEnds"}))
+
+
+def a_change_is_refused(folder: Path) -> Iterator[State]:
+    with Hub(runtime="inline").emitter(other).start() as pipeline:
+        before = series_of(pipeline.statistics())
+        with pytest.raises(ChangeError):
+            asyncio.run(pipeline.update(Hub(runtime="inline", name="another").emitter(other)))
+        after = shows(pipeline, 'polku_reloads_total{pipeline="polku",result="refused"', lambda value: value == 1)
+    yield State("a change is refused", before, after, frozenset({"PolkuReloadRefused"}))
+
+
+def nothing_can_be_scraped(folder: Path) -> Iterator[State]:
+    up = 'up{job="monitoring/polku",instance="10.0.0.7:50052"}'
+    yield State("nothing can be scraped", {}, {up: (0.0, False)}, frozenset({"PolkuScrapeFails"}))
+
+
 STATES = (
     all_is_well,
     a_destination_is_away_and_its_share_fills,
@@ -162,6 +192,9 @@ STATES = (
     what_happens_seldom,
     a_disk_is_full,
     a_certificate_is_broken,
+    a_certificate_ends_soon,
+    a_change_is_refused,
+    nothing_can_be_scraped,
 )
 ON_RAY = {"PolkuRestarts"}  # see `test_page_on_ray.py`
 
