@@ -266,10 +266,10 @@ class AckError(_message.Message):
     event_id: _builtins.str
     """The event's id. Empty: it had none, or the error is about a record, a whole message, or several events."""
     code: _builtins.str
-    """One word of a closed set. Worth sending again: BUFFER_FULL, UNAVAILABLE, DRAINING. To be mended by the sender
-    first: MALFORMED, NO_PAYLOAD, UNKNOWN_SOURCE, INVALID_RECORD, INVALID_EVENT, DUPLICATE_ID, TOO_LARGE,
-    TOO_MANY_EVENTS, METADATA_LIMIT. To be mended by the pipeline's owner: MIDDLEWARE_ERROR, MIDDLEWARE_TIMEOUT,
-    POISON, INGESTOR_ERROR, UNROUTABLE, UNDELIVERED.
+    """One word of a closed set. Worth sending again: BUFFER_FULL, RATE_LIMITED, UNAVAILABLE, DRAINING. To be fixed by the
+    sender first: MALFORMED, NO_PAYLOAD, UNKNOWN_SOURCE, INVALID_RECORD, INVALID_EVENT, DUPLICATE_ID, TOO_LARGE,
+    TOO_MANY_EVENTS, METADATA_LIMIT, UNAUTHENTICATED, PERMISSION_DENIED, UNSUPPORTED. To be fixed by the pipeline's
+    owner: MIDDLEWARE_ERROR, MIDDLEWARE_TIMEOUT, POISON, INGESTOR_ERROR, UNROUTABLE, UNDELIVERED.
     """
     message: _builtins.str
     """A sentence for people: which field, which value, what would be right. Not for programs."""

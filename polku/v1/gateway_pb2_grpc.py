@@ -51,9 +51,11 @@ class GatewayServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SendEvent(self, request, context):
-        """Take one event (or a few). The Ack is the call's answer. INVALID_ARGUMENT: the message is malformed,
-        RESOURCE_EXHAUSTED: the buffer is full, try again later, UNAVAILABLE: the gateway is stopping or a part of it
-        does not answer, UNAUTHENTICATED: the caller is not known.
+        """Take one event (or a few). The Ack is the call's answer: the status OK says only that there is one, and its errors
+        name what was refused, perhaps everything. INVALID_ARGUMENT: the message is malformed, RESOURCE_EXHAUSTED: the buffer
+        is full, or the caller over its rate (with grpc-retry-pushback-ms: try again then), or the message is too large
+        (without), UNAVAILABLE: the gateway is stopping or a part of it does not answer, UNAUTHENTICATED: the caller is not
+        known, PERMISSION_DENIED: it has no right to this, INTERNAL: the ingestor failed, UNIMPLEMENTED: not supported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,9 +46,11 @@ class GatewayStub:
     be under way at once. When the buffer is full the gateway stops reading, which holds the sender back.
     """
     SendEvent: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.IngestEvent, _gateway_pb2.Ack]
-    """Take one event (or a few). The Ack is the call's answer. INVALID_ARGUMENT: the message is malformed,
-    RESOURCE_EXHAUSTED: the buffer is full, try again later, UNAVAILABLE: the gateway is stopping or a part of it
-    does not answer, UNAUTHENTICATED: the caller is not known.
+    """Take one event (or a few). The Ack is the call's answer: the status OK says only that there is one, and its errors
+    name what was refused, perhaps everything. INVALID_ARGUMENT: the message is malformed, RESOURCE_EXHAUSTED: the buffer
+    is full, or the caller over its rate (with grpc-retry-pushback-ms: try again then), or the message is too large
+    (without), UNAVAILABLE: the gateway is stopping or a part of it does not answer, UNAUTHENTICATED: the caller is not
+    known, PERMISSION_DENIED: it has no right to this, INTERNAL: the ingestor failed, UNIMPLEMENTED: not supported.
     """
     Health: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.HealthRequest, _gateway_pb2.HealthResponse]
     """Tell how the pipeline is doing, part by part."""
@@ -67,9 +69,11 @@ class GatewayAsyncStub(GatewayStub):
     be under way at once. When the buffer is full the gateway stops reading, which holds the sender back.
     """
     SendEvent: _aio.UnaryUnaryMultiCallable[_gateway_pb2.IngestEvent, _gateway_pb2.Ack]  # type: ignore[assignment]
-    """Take one event (or a few). The Ack is the call's answer. INVALID_ARGUMENT: the message is malformed,
-    RESOURCE_EXHAUSTED: the buffer is full, try again later, UNAVAILABLE: the gateway is stopping or a part of it
-    does not answer, UNAUTHENTICATED: the caller is not known.
+    """Take one event (or a few). The Ack is the call's answer: the status OK says only that there is one, and its errors
+    name what was refused, perhaps everything. INVALID_ARGUMENT: the message is malformed, RESOURCE_EXHAUSTED: the buffer
+    is full, or the caller over its rate (with grpc-retry-pushback-ms: try again then), or the message is too large
+    (without), UNAVAILABLE: the gateway is stopping or a part of it does not answer, UNAUTHENTICATED: the caller is not
+    known, PERMISSION_DENIED: it has no right to this, INTERNAL: the ingestor failed, UNIMPLEMENTED: not supported.
     """
     Health: _aio.UnaryUnaryMultiCallable[_gateway_pb2.HealthRequest, _gateway_pb2.HealthResponse]  # type: ignore[assignment]
     """Tell how the pipeline is doing, part by part."""
@@ -97,9 +101,11 @@ class GatewayServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.IngestEvent,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.Ack, _abc.Awaitable[_gateway_pb2.Ack]]:
-        """Take one event (or a few). The Ack is the call's answer. INVALID_ARGUMENT: the message is malformed,
-        RESOURCE_EXHAUSTED: the buffer is full, try again later, UNAVAILABLE: the gateway is stopping or a part of it
-        does not answer, UNAUTHENTICATED: the caller is not known.
+        """Take one event (or a few). The Ack is the call's answer: the status OK says only that there is one, and its errors
+        name what was refused, perhaps everything. INVALID_ARGUMENT: the message is malformed, RESOURCE_EXHAUSTED: the buffer
+        is full, or the caller over its rate (with grpc-retry-pushback-ms: try again then), or the message is too large
+        (without), UNAVAILABLE: the gateway is stopping or a part of it does not answer, UNAUTHENTICATED: the caller is not
+        known, PERMISSION_DENIED: it has no right to this, INTERNAL: the ingestor failed, UNIMPLEMENTED: not supported.
         """
 
     @_abc_1.abstractmethod
