@@ -19,10 +19,11 @@ _NEVER = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
 
 # SQLite's write-ahead log needs memory that all processes with the file share, and these give hosts none: a second one
 # would damage the journal unseen.
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "coda"}
-_NETWORK |= {f"fuse.{name}" for name in ("sshfs", "s3fs", "gcsfuse", "mount-s3", "rclone", "davfs", "davfs2", "goofys")}
-_SHARED = {"ceph", "lustre", "gpfs", "gfs2", "ocfs2", "glusterfs", "beegfs", "orangefs", "9p", "virtiofs", "vboxsf"}
-_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "coda"}
+NETWORK |= {f"fuse.{name}" for name in ("sshfs", "s3fs", "gcsfuse", "mount-s3", "rclone", "davfs", "davfs2", "goofys")}
+SHARED = {"ceph", "lustre", "gpfs", "gfs2", "ocfs2", "glusterfs", "beegfs", "orangefs", "9p", "virtiofs", "vboxsf"}
+"""Those that several hosts may have at once: the start warns of them."""
+MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
 
 def check_place(path: Path) -> None:
@@ -57,9 +58,9 @@ def warn_of_place(path: Path) -> None:
     """Log what a journal's place does not protect from."""
     path = Path(os.path.realpath(path))
     _, kind = mount_of(path)
-    if kind in _MEMORY:
+    if kind in MEMORY:
         _LOG.warning("journal %s: is on %s, in memory: its events are lost when the machine stops", path, kind)
-    elif kind in _SHARED or kind.startswith("fuse"):
+    elif kind in SHARED or kind.startswith("fuse"):
         _LOG.warning(
             "journal %s: is on %s, which hosts may share: only one of them may write it, the one that opened it last",
             path,
@@ -116,7 +117,7 @@ def _obstacle(path: Path, error: OSError) -> str:
 
 def _check_disk(path: Path) -> None:
     mount, kind = mount_of(path)
-    if kind in _NETWORK:
+    if kind in NETWORK:
         reason = (
             f"is on {kind}, over the network, where SQLite's write-ahead log cannot work; use a disk of this machine"
         )

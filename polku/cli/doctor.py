@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+from polku.buffer.place import MEMORY, NETWORK, SHARED
 from polku.cli.command import Argument, Exit, Option
 from polku.cli.sockets import listeners
 from polku.disk import mount_of
@@ -23,8 +24,8 @@ from polku.errors import SettingError
 from polku.version import __version__
 
 _PACKAGES = ("ray", "grpcio", "protobuf", "aiohttp", "uvloop", "confluent-kafka", "obstore", "pyarrow")
-_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "glusterfs")
-_FORGETS = {"tmpfs": "is in memory: its files end with the machine", "overlay": "is a container's: it ends with that"}
+_FORGETS = dict.fromkeys(MEMORY, "is in memory: its files end with the machine")
+_FORGETS |= {"overlay": "is a container's: it ends with that"}
 _DESCRIPTORS = 4096
 _FREE_BYTES = 1 << 30
 _SYNC_SECONDS = 0.1
@@ -153,7 +154,7 @@ def _disk(path: Path) -> Iterator[Finding]:
         raise SettingError("PATH", str(path), "there is no such folder")
     point, kind = mount_of(folder)
     fix = ""
-    if kind in _NETWORK or kind.startswith("fuse"):
+    if kind in NETWORK | SHARED or kind.startswith("fuse"):
         fix = "a network file system may lie about locks and about what is on its disk: use a disk of this machine"
     elif kind in _FORGETS:
         fix = f"{kind} {_FORGETS[kind]}: use a disk"

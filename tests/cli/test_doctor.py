@@ -138,7 +138,10 @@ def test_a_gateways_ports_are_shown(tmp_path: Path) -> None:
     [
         ("nfs4", "a network file system may lie"),
         ("fuse.sshfs", "a network file system may lie"),
+        ("lustre", "a network file system may lie"),
+        ("virtiofs", "a network file system may lie"),
         ("tmpfs", "tmpfs is in memory"),
+        ("ramfs", "ramfs is in memory"),
         ("overlay", "overlay is a container's"),
         ("ext4", ""),
     ],
