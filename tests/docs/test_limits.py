@@ -56,6 +56,11 @@ def test_the_values_of_messages_are_those_of_the_code() -> None:
         assert shown.removesuffix(" each") == ", ".join(texts), names
 
 
+def test_the_idle_time_of_an_http_connection_is_that_of_the_code() -> None:
+    page = (ROOT / "docs" / "http-and-grpc.md").read_text("utf-8")
+    assert f"A connection that is idle\nfor {connections._IDLE_SECONDS:g} s is closed" in page
+
+
 def test_the_values_are_those_of_the_code() -> None:
     for names, shown in _rows():
         sources = (_LIMITS, _PORT) if "Limits" in names else (_PORT, _LIMITS)

@@ -62,6 +62,14 @@ def events_after(out: Recorder, pipeline: Pipeline) -> list[Event]:
     return out.events()
 
 
+@pytest.fixture(autouse=True)
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the files that the recipes name into the folder in which they run."""
+    monkeypatch.chdir(tmp_path)
+    for name, secret in (("github", GITHUB), ("slack", SLACK), ("stripe", STRIPE)):
+        Path(f"{name}.secret").write_text(secret)
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Recorder:
     return Recorder(tmp_path / "out")
