@@ -87,7 +87,7 @@ class Settings:
     log_format: str = _setting("text", "`text`, or `json`: one object a line")
     traces: str = _setting("off", "`otlp` exports traces, as OpenTelemetry's own variables (`OTEL_…`) say")
     metrics: str = _setting("prometheus", "`ray` hands metrics to Ray's own too, which its dashboard shows")
-    buffer_capacity: int = _setting(10_000, "events that one emitter may lag (`polku serve`)")
+    buffer_capacity: int = _setting(10_000, "events that one emitter may lag, of 64 MiB at most (`polku serve`)")
     emit_grpc_endpoints: tuple[str, ...] = _setting(
         (), "comma-separated gateways to send to; without this and the next, events are printed (`polku serve`)"
     )

@@ -79,8 +79,11 @@ def test_a_pod_keeps_to_what_it_needs_and_probes_what_is_there(pod: dict[str, An
     assert {name: variables[f"POLKU_{name.upper()}_ADDR"].rpartition(":")[2] for name in ports} == {
         name: str(port) for name, port in ports.items()
     }
-    assert container["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": "admin"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/health/ready", "port": "admin"}
+    speaks = {"scheme": "HTTPS"} if "POLKU_TLS_CERT" in variables else {}
+    assert variables["POLKU_ADMIN_ADDR"].startswith("https://") == bool(speaks)
+    assert container["startupProbe"]["httpGet"] == {"path": "/health/live", "port": "admin", **speaks}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/health/live", "port": "admin", **speaks}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/health/ready", "port": "admin", **speaks}
     assert mounted == {volume["name"] for volume in pod["volumes"]} | claimed
     assert unknown_variables(variables) == []
     assert {name for name in variables if not name.startswith("POLKU_")} <= OWN
