@@ -39,4 +39,5 @@ def test_there_are_tables() -> None:
         "KafkaEmitter",
         "OtlpEmitter",
         "OtlpIngestor",
+        "S3Emitter",
     }
