@@ -31,6 +31,7 @@ _ID, _METADATA, _ROUTE_TO = 1, 5, 7  # fields of an event
 _TIMED = (22, 24)  # those of its typed data that have a Timestamp: container, process
 _FRAME = 1 << 3 | _LENGTH_DELIMITED  # the tag of an event in a payload
 _FRAME_TAG = bytes((_FRAME,))
+_ID_TAG = _ID << 3 | _LENGTH_DELIMITED
 _FIXED = {1: 8, 5: 4}  # bytes of the other ones; groups begin and end with a tag alone
 _MOST_FIELDS = 10_000  # of a message that is more than one field each: to list them takes 190 bytes and 2 µs each
 
@@ -309,12 +310,29 @@ def _is_rare_before(payload: bytes, first: bytes, second: bytes) -> bool:
 
 def join_with_field(frames: Sequence[bytes], field: bytes) -> bytes:
     """Join serialised events into a serialised `EventPayload`, with the bytes of one more field behind each of them."""
+    return join_filled(frames, field)
+
+
+def join_filled(frames: Sequence[bytes], field: bytes, before: bytes = b"", ids: Sequence[str] = ()) -> bytes:
+    """Join serialised events into a serialised `EventPayload`, and put fields around the bytes of each of them.
+
+    `field` stands behind each event. In front of it stand `before`, and its id where there are `ids`, all of a length:
+    there they are defaults, as of a field that comes twice the last one counts.
+    """
     sizes = list(map(len, frames))
-    heads = {size: field + _head(_FRAME, size + len(field)) for size in set(sizes)}
+    start = before
+    added = len(before) + len(field)
+    if ids:
+        start += _head(_ID_TAG, len(ids[0]))
+        added += len(start) - len(before) + len(ids[0])
+    heads = {size: field + _head(_FRAME, size + added) + start for size in set(sizes)}
     # The field of each event and the head of the next one are one piece; slices take half of a loop's time.
-    pieces = [field] * (2 * len(frames) + 1)
-    pieces[0:-1:2] = [heads[size] for size in sizes]
-    pieces[1::2] = frames
+    step = 3 if ids else 2
+    pieces = [field] * (step * len(frames) + 1)
+    pieces[0:-1:step] = [heads[size] for size in sizes]
+    if ids:
+        pieces[1::step] = map(str.encode, ids)
+    pieces[step - 1 :: step] = frames
     pieces[0] = pieces[0].removeprefix(field)
     return b"".join(pieces)
 

@@ -17,7 +17,7 @@ whole message is walked by `admit_events`. *Plain* ones moreover have none of th
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from operator import methodcaller
 
 from google.protobuf.message import DecodeError
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from polku.aio.slices import at_once, in_slices
 from polku.batch.batch import Batch
-from polku.batch.frames import join_frames, join_with_field, may_have_entry, read_frames, split_frames
+from polku.batch.frames import join_frames, may_have_entry, read_frames, split_frames
 from polku.batch.receipt import Refusal
 from polku.checks import shorten
 from polku.codes import Code
@@ -34,8 +34,9 @@ from polku.contracts import Reply
 from polku.errors import InputError
 from polku.event.v1.event_pb2 import Event
 from polku.gateway.event_limits import HEAVY_BYTES, check_envelope, metadata_fault, size_fault, text_fault
+from polku.gateway.filling import Defaults, defaults_of, fill_in, filled_bytes
 from polku.gateway.times import may_have_times, time_fault
-from polku.ids import new_id, new_ids
+from polku.ids import new_ids
 from polku.limits import Limits
 from polku.v1.gateway_pb2 import EventPayload
 
@@ -44,7 +45,6 @@ _CLUSTER = b"cluster"  # the name of the metadata: where it is found in no event
 _TURN = 500  # events: a millisecond
 _TURN_BYTES = 128 * 1024
 _TURN_SECONDS = 0.002  # where events are larger
-_FILLED_BYTES = 64  # at most: an id of ours, a time, and what stands around them, a source and a cluster
 
 
 class Admission(Struct, frozen=True):
@@ -91,10 +91,12 @@ def admit_payload(
     if len(payload) > HEAVY_BYTES and max(map(len, frames), default=0) > HEAVY_BYTES:
         frames, refused = _without_heavy(frames, limits, before.events)
         payload = join_frames(frames) if refused else payload
-    if frames and cluster and not refused and not may_have_entry(payload, _CLUSTER):
-        admission = _admit_with_cluster(frames, source, cluster, limits, before.ids)
-        if admission is not None:
-            return admission
+    if frames and not refused and not (cluster and may_have_entry(payload, _CLUSTER)):
+        defaults = defaults_of(frames, source, cluster)
+        if defaults is not None:
+            admission = _admit_filled(frames, defaults, source, limits, before.ids)
+            if admission is not None:
+                return admission
     message = _parse(payload, refused, limits, before.events)
     events = list(message.events)
     if refused:
@@ -138,23 +140,18 @@ def _admit_good(
         now = time.time_ns()
         spares = iter(new_ids(len(events) - len(given)))
         for event in events:
-            _fill_in(event, source, cluster, now, spares)
+            fill_in(event, source, cluster, now, spares)
         ids = [event.id for event in events]
-        return Admission(Batch.from_parsed(message, events), ids, [], _filled_bytes(len(ids), source, cluster))
+        return Admission(Batch.from_parsed(message, events), ids, [], filled_bytes(len(ids), source, cluster))
     return Admission(Batch.from_parsed(message, events, payload), ids, [])
 
 
-def _admit_with_cluster(
-    frames: Sequence[bytes], source: str, cluster: str, limits: Limits, known: Collection[str]
+def _admit_filled(
+    frames: Sequence[bytes], defaults: Defaults, source: str, limits: Limits, known: Collection[str]
 ) -> Admission | None:
-    """Admit events of which none has a cluster, if all are good; None: `admit_events` has to look at each.
-
-    The entry of the metadata is put behind the bytes of each event, before they are parsed: a quarter of what it costs
-    to add it to each message and to write all of them again.
-    """
+    """Admit events that all lack the same, if all are good; None: `admit_events` has to look at each."""
     sizes = list(map(len, frames))
-    entry = Event(metadata={"cluster": cluster}).SerializeToString()
-    filled = join_with_field(frames, entry)
+    filled = defaults.join(frames)
     try:
         message = EventPayload.FromString(filled)
     except DecodeError:
@@ -163,8 +160,15 @@ def _admit_with_cluster(
     # An event that has as many entries as it may is not good here, for it has one more by now.
     if not (_in_bounds(events, sizes, limits) and _times_in_bounds(events, filled)):
         return None
-    admission = _admit_good(message, events, filled, source, "", known)
-    return admission and replace(admission, filled_bytes=_filled_bytes(len(events), source, cluster))
+    size = filled_bytes(len(events), source, defaults.cluster)
+    if defaults.is_cluster:
+        admission = _admit_good(message, events, filled, source, "", known)
+        return admission and replace(admission, filled_bytes=size)
+    ids = defaults.look(events)
+    distinct = set(ids)
+    if len(distinct) != len(events) or (known and not distinct.isdisjoint(known)):
+        return None
+    return Admission(Batch.from_parsed(message, events, filled), ids, [], size)
 
 
 def admit_event(event: Event, source: str, cluster: str, limits: Limits, size: int) -> Admission:
@@ -243,10 +247,10 @@ def _admit_plain(
     now = time.time_ns()
     for event in events:
         if not (event.id and event.timestamp_unix_ns and event.source) or cluster:
-            _fill_in(event, source, cluster, now)
+            fill_in(event, source, cluster, now)
             filled += 1
     ids = [event.id for event in events] if ids is None else ids
-    return Admission(Batch.from_events(events), ids, [], _filled_bytes(filled, source, cluster))
+    return Admission(Batch.from_events(events), ids, [], filled_bytes(filled, source, cluster))
 
 
 def _admit_by_parts(
@@ -280,12 +284,12 @@ def _admit_by_parts(
                 out.add(event_id)
                 continue
         if not (event_id and event.timestamp_unix_ns and event.source) or cluster:
-            _fill_in(event, source, cluster, now)
+            fill_in(event, source, cluster, now)
             event_id = event.id
             filled += 1
         ids[event_id] = None
         good.append(event)
-    return Admission(Batch.from_events(good), list(ids), refused, _filled_bytes(filled, source, cluster))
+    return Admission(Batch.from_events(good), list(ids), refused, filled_bytes(filled, source, cluster))
 
 
 def read_payload(payload: bytes, limits: Limits) -> Sequence[bytes]:
@@ -301,10 +305,6 @@ def read_payload(payload: bytes, limits: Limits) -> Sequence[bytes]:
         return ()
     check_count(len(frames), limits)
     return list(frames)  # protobuf's own list makes the bytes of each again whenever they are looked at
-
-
-def _filled_bytes(events: int, source: str, cluster: str) -> int:
-    return events and events * (_FILLED_BYTES + 4 * (len(source) + len(cluster)))
 
 
 def _parse(payload: bytes, refused: list[Refusal], limits: Limits, start: int) -> EventPayload:
@@ -371,14 +371,3 @@ def _refuse(event: Event, position: int, seen: Collection[str], limits: Limits) 
     if not fault:
         code, fault = Code.INVALID_EVENT, time_fault(event)
     return Refusal(event.id, code, f"events[{position}].{fault}", position=position) if fault else None
-
-
-def _fill_in(event: Event, source: str, cluster: str, now: int, spares: Iterator[str] | None = None) -> None:
-    if not event.id:
-        event.id = new_id() if spares is None else next(spares)
-    if not event.timestamp_unix_ns:
-        event.timestamp_unix_ns = now
-    if not event.source:
-        event.source = source
-    if cluster and "cluster" not in event.metadata:
-        event.metadata["cluster"] = cluster

@@ -320,3 +320,36 @@ def test_events_that_an_ingestor_has_read_are_admitted_as_one_by_one(events: lis
         one.timestamp_unix_ns = other.timestamp_unix_ns
         one.id = one.id if len(one.id) == 1 else other.id
         assert one == other
+
+
+FIELDS = ("id", "timestamp_unix_ns", "source")
+
+
+@pytest.mark.parametrize("cluster", ["", "prod"])
+@given(
+    lacks=st.sets(st.sampled_from(FIELDS)),
+    other=st.tuples(st.integers(0, 5), st.sampled_from(FIELDS)) | st.none(),
+    twice=st.booleans(),
+)
+def test_what_all_events_of_a_message_lack_is_filled_in_as_one_by_one_and_no_field_stands_twice(
+    lacks: set[str], other: tuple[int, str] | None, twice: bool, cluster: str
+) -> None:
+    """`other` has a field that the others lack, or lacks one that they have."""
+    events = [complete(f"id-{n}", source="own", metadata={"k": "v"}, payload=b"x" * 150) for n in range(6)]
+    events[5].id = "id-1" if twice else "id-5"
+    for place, event in enumerate(events):
+        for name in lacks ^ ({other[1]} if other is not None and other[0] == place else set()):
+            event.ClearField(name)  # type: ignore[arg-type]
+    slow = admit_events([Event.FromString(e.SerializeToString()) for e in events], "client", cluster, LIMITS)
+    fast = admit(*events, cluster=cluster)
+    assert refused(fast) == refused(slow)
+    data = fast.batch.payload
+    assert len(data) == EventPayload.FromString(data).ByteSize()
+    assert fast.filled_bytes >= len(data) - len(payload(*events))
+    assert fast.ids == [event.id for event in EventPayload.FromString(data).events]
+    for one, two in zip(EventPayload.FromString(data).events, slow.batch, strict=True):
+        if len(two.id) == 26:
+            one.id = two.id
+        if two.timestamp_unix_ns > 1:
+            one.timestamp_unix_ns = two.timestamp_unix_ns
+        assert one == two
