@@ -59,7 +59,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Bytes in and out a second", ("component_received_bytes", "component_sent_bytes"), PART),
         Panel("Failed authentications", ("authentication_failures", "authentication_slowed"), ("lane",)),
         Panel(
-            "Files of certificates and tokens", ("certificate_end_timestamp_seconds", "security_files_stale"), ("lane",)
+            "Files of certificates and tokens",
+            ("certificate_end_timestamp_seconds", "token_end_timestamp_seconds", "security_files_stale"),
+            ("lane",),
         ),
         Panel("Records pulled", ("source_records",), PART),
         Panel("Records that wait at a source", ("source_lag_records",), PART),
@@ -202,6 +204,13 @@ ALERTS = (
         600,
         "warning",
         "the certificate of {{ $labels.pipeline }} ends within 14 days",
+    ),
+    Alert(
+        "PolkuTokenEnds",
+        "polku_token_end_timestamp_seconds > 0 and polku_token_end_timestamp_seconds < time() + 14 * 86400",
+        600,
+        "warning",
+        "the last token of a principal of {{ $labels.pipeline }} ends within 14 days: its log names it",
     ),
     Alert(
         "PolkuReloadRefused",

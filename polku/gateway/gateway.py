@@ -58,7 +58,8 @@ class Security(Struct, frozen=True):
     def files(self) -> SecurityFiles:
         """The state of the files, for the statistics."""
         end = None if self.certificates is None else self.certificates.expires
-        return SecurityFiles(0.0 if end is None else end.timestamp(), self.is_broken)
+        token_ends_at = 0.0 if self.authenticator is None else self.authenticator.token_ends_at
+        return SecurityFiles(0.0 if end is None else end.timestamp(), self.is_broken, token_ends_at)
 
     @property
     def complaint(self) -> str:

@@ -35,12 +35,14 @@ class WayStatistics(Struct, frozen=True):
 
 
 class SecurityFiles(Struct, frozen=True):
-    """The files of the ports: the Unix time at which their certificate ends, 0 without one that tells; and whether one
-    of certificates, keys or tokens has changed and cannot be used, so that its last good content stays in use.
+    """The files of the ports: the Unix time at which their certificate ends, 0 without one that tells; whether one
+    of certificates, keys or tokens has changed and cannot be used, so that its last good content stays in use; and the
+    time at which a principal is left without a token, 0 where none will be.
     """
 
     certificate_ends_at: float = 0.0
     is_stale: bool = False
+    token_ends_at: float = 0.0
 
 
 class IntakeStatistics(Struct, frozen=True):

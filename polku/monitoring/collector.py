@@ -222,6 +222,7 @@ class Collector:
             ways={way: WayStatistics(**asdict(one)) for way, one in counts.ways.items()},
             connections=dict(counts.connections),
             certificate_ends_at=counts.security_files.certificate_ends_at,
+            token_ends_at=counts.security_files.token_ends_at,
             security_is_stale=counts.security_files.is_stale,
             link=_link(counts.link),
             sources={name: self._source(name, state) for name, state in counts.sources.items()},

@@ -97,6 +97,13 @@ STAGE_METRICS: tuple[Metric, ...] = (
         of_ingests(lambda one: one.certificate_ends_at),
     ),
     gauge(
+        "polku_token_end_timestamp_seconds",
+        LANE,
+        "seconds",
+        "when the first principal is left without a valid token, in Unix time; 0: none is",
+        of_ingests(lambda one: one.token_ends_at),
+    ),
+    gauge(
         "polku_security_files_stale",
         LANE,
         "0 or 1",

@@ -114,7 +114,8 @@ class IngestStatistics(Tree, frozen=True, kw_only=True):
     were refused whole, by code. `open_messages` have no answer yet. `ack_seconds` is how long an event waited for its
     acknowledgement, `batch_events` how many events came together. `unauthenticated` counts who could not say who they
     are, `slowed` those of them whose answer had to wait, as their address had failed often. `certificate_ends_at` is
-    Unix time, 0 without TLS; with `security_is_stale` a file of certificates or tokens has changed and cannot be used.
+    Unix time, 0 without TLS, and so is `token_ends_at`, from when on a principal has no valid token (0: all keep one);
+    with `security_is_stale` a file of certificates or tokens has changed and cannot be used.
 
     `ways` are those in that were used: `stream` and `call` of gRPC, `http`, `otlp`, `sender` (in this program),
     `source` (pulled) and `replay` (dead letters); `connections` are those that are open now, by protocol.
@@ -134,6 +135,7 @@ class IngestStatistics(Tree, frozen=True, kw_only=True):
     unauthenticated: int
     slowed: int
     certificate_ends_at: float
+    token_ends_at: float
     security_is_stale: bool
     ways: Mapping[str, WayStatistics]
     connections: Mapping[str, int]

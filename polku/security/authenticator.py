@@ -11,6 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from polku.codes import Code
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _KNOWN = 1_000  # header values
 _NEVER = float("inf")
+_WARN_BEFORE, _WARN_EVERY = timedelta(days=14), timedelta(days=1)
+_NAMED = 5  # in one line of the log
 _DOTS = 2  # of a JSON Web Token
 
 
@@ -64,6 +67,13 @@ class Authenticator:
         self._keys = IssuerKeys()
         self._keys.refresh(issuer for issuer in self._principals.issuers.values() if issuer.is_local)
         self._file_fault = ""
+        self._warned: datetime | None = None
+
+    @property
+    def token_ends_at(self) -> float:
+        """The Unix time from which on a principal has no token that is valid; 0 where all have one without an end."""
+        ends = self._principals.token_ends
+        return ends[0][0].timestamp() if ends else 0.0
 
     @property
     def fault(self) -> str:
@@ -100,9 +110,28 @@ class Authenticator:
         """Look for a changed file, until cancelled. It may be on a slow disk: a thread reads it."""
         loop = asyncio.get_running_loop()
         while True:
+            self._warn(datetime.fromtimestamp(self._clock(), UTC))
             await loop.run_in_executor(None, self.refresh_keys)
             await asyncio.sleep(_LOOK_SECONDS)
             await loop.run_in_executor(None, self.look)
+
+    def expiry(self, now: datetime) -> str:
+        """Return which principals have no token beyond the next 14 days; empty where all have."""
+        ends = [(end, name) for end, name in self._principals.token_ends if end - now <= _WARN_BEFORE]
+        if not ends:
+            return ""
+        found = [f"{name!r} {'ended' if end <= now else 'ends'} on {end:%Y-%m-%d %H:%M} UTC" for end, name in ends]
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        fix = "append a new one to the file: polku token new NAME"
+        return f"the last token of {', of '.join(found[:_NAMED])}{more}; {fix}"
+
+    def _warn(self, now: datetime) -> None:
+        """Write of tokens that end to the log, once a day."""
+        if self._warned is not None and now - self._warned < _WARN_EVERY:
+            return
+        self._warned = now
+        if text := self.expiry(now):
+            _LOG.warning("tokens: %s: %s", self.path, text)
 
     def refresh_keys(self) -> None:
         """Read the keys of issuers that are due; blocks."""
@@ -131,6 +160,7 @@ class Authenticator:
         self._principals, self._file_fault = principals, ""
         self._version += 1
         self._identity = self._rejected = identity
+        self._warned = None
         _LOG.info("tokens: %s was read again", self.path)
 
     def _by_token(self, authorization: str) -> tuple[float, Account]:

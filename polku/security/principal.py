@@ -39,6 +39,12 @@ class Principal(NamedTuple):
     jwt: tuple[Subjects, ...] = ()
     uids: tuple[int, ...] = ()
 
+    @property
+    def token_end(self) -> datetime | None:
+        """When the last of its tokens ends; None where one has no end, or it has none."""
+        ends = [token.not_after for token in self.tokens if token.not_after is not None]
+        return max(ends) if ends and len(ends) == len(self.tokens) else None
+
 
 def check_name(name: str) -> str:
     """Return the name of a principal; raises `PlanError`."""

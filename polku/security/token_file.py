@@ -69,6 +69,11 @@ class Principals:
         self._uids = {uid: principal for principal in self.by_name.values() for uid in principal.uids}
 
     @property
+    def token_ends(self) -> list[tuple[datetime, str]]:
+        """When each principal whose tokens all have an end is left without one, and its name; the first one first."""
+        return sorted((end, one.name) for one in self.by_name.values() if (end := one.token_end) is not None)
+
+    @property
     def has_certificates(self) -> bool:
         """Whether a certificate can tell who a client is."""
         return bool(self._certificates)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from polku import (
     new_event,
 )
 from polku.errors import ChangeError
+from polku.security.token_file import file_lines
 from tests.monitoring.eventful import eventful, happen, values
 from tests.monitoring.firing import RULES, Series, State, check, series_of
 from tests.monitoring.seldom import TOKEN, happenings, seldom
@@ -159,16 +161,18 @@ def a_certificate_is_broken(folder: Path) -> Iterator[State]:
     yield State("a certificate is broken", before, after, frozenset({"PolkuFilesStale"}))
 
 
-def a_certificate_ends_soon(folder: Path) -> Iterator[State]:
+def a_certificate_and_a_token_end_soon(folder: Path) -> Iterator[State]:
     pair = Authority(folder).issue("server", days=7)
-    hub = Hub(runtime="inline").emitter(other).security(tls=Tls(pair.cert, pair.key))
+    (tokens := folder / "tokens.toml").write_text(file_lines("agents", "t", {}, date.today() + timedelta(days=7)))
+    hub = Hub(runtime="inline").emitter(other).security(tls=Tls(pair.cert, pair.key), tokens=tokens)
     with hub.start(grpc_addr="127.0.0.1:0") as pipeline:
         found = series_of(pipeline.statistics())
     since = time.time()  # where the clock of promtool begins
     for name, (value, counts) in found.items():
-        if name.startswith("polku_certificate_end_timestamp_seconds"):
+        if name.startswith(("polku_certificate_end_timestamp_seconds", "polku_token_end_timestamp_seconds")):
             found[name] = value - since, counts
-    yield State("a certificate ends soon", found, found, frozenset({"PolkuCertificateEnds"}))
+    alerts = frozenset({"PolkuCertificateEnds", "PolkuTokenEnds"})
+    yield State("a certificate and a token end soon", found, found, alerts)
 
 
 def a_change_is_refused(folder: Path) -> Iterator[State]:
@@ -192,7 +196,7 @@ STATES = (
     what_happens_seldom,
     a_disk_is_full,
     a_certificate_is_broken,
-    a_certificate_ends_soon,
+    a_certificate_and_a_token_end_soon,
     a_change_is_refused,
     nothing_can_be_scraped,
 )

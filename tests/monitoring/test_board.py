@@ -32,6 +32,7 @@ NEVER = {
     "PolkuJournalFault",
     "PolkuFilesStale",
     "PolkuCertificateEnds",
+    "PolkuTokenEnds",
     "PolkuReloadRefused",
     "PolkuScrapeFails",
 }

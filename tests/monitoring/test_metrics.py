@@ -57,6 +57,7 @@ FIXED = {  # by the plan
 }
 ELSEWHERE = {
     "polku_certificate_end_timestamp_seconds",
+    "polku_token_end_timestamp_seconds",
     "polku_security_files_stale",
 }  # gateway/test_certificate_metrics
 BY_NEED = {"polku_lanes", "polku_replicas", "polku_scalings_total"}  # ray/test_scaling

@@ -137,6 +137,7 @@ def _lane(
             unauthenticated=0,
             slowed=0,
             certificate_ends_at=0.0,
+            token_ends_at=0.0,
             security_is_stale=False,
             ways={"stream": WayStatistics(messages=events // 100, events=events, refused=0)} if events else {},
             connections={"grpc": 2},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,52 @@ def path(tmp_path: Path) -> Path:
 
 def who(authenticator: Authenticator, authorization: str, *names: str) -> str:
     return authenticator.identify(authorization, names).account.name
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        ((15,), ""),
+        ((14,), "'a' ends on 2027-01-15 00:00 UTC; append a new one to the file"),
+        ((-1,), "'a' ended on 2026-12-31 00:00 UTC; append"),
+        ((3, 60), ""),  # rotated already
+        ((3, None), ""),
+        ((), ""),
+    ],
+)
+def test_a_principal_whose_last_token_ends_soon_is_named(
+    days: tuple[int | None, ...], said: str, tmp_path: Path
+) -> None:
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    ends = [None if number is None else (now + timedelta(days=number)).date() for number in days]
+    lines = [file_lines("a", f"t{place}", {}, end) for place, end in enumerate(ends)]
+    (tmp_path / "t").write_text("[a]\n" + "".join(text.replace("[a]\n", "") for text in lines))
+    authenticator = Authenticator(str(tmp_path / "t"))
+    text = authenticator.expiry(now)
+    assert said in text
+    assert bool(text) == bool(said)
+    lasts = None if not ends or None in ends else max(end for end in ends if end is not None)
+    expected = 0.0 if lasts is None else datetime(lasts.year, lasts.month, lasts.day, tzinfo=UTC).timestamp()
+    assert authenticator.token_ends_at == expected
+
+
+def test_the_end_of_a_token_is_said_once_a_day_and_after_each_change(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    moment = datetime(2030, 12, 30, tzinfo=UTC).timestamp()
+    authenticator = Authenticator(str(path), clock=lambda: moment + clock.monotonic())
+
+    def said() -> int:
+        authenticator._warn(datetime.fromtimestamp(moment + clock.monotonic(), UTC))
+        return caplog.text.count("the last token of 'agents' ends on 2031-01-01")
+
+    assert [said(), said()] == [1, 1]
+    clock.advance(24 * 3600.0)
+    assert said() == 2
+    write(path, path.read_text() + "\n")
+    authenticator.look()
+    assert said() == 3
 
 
 def test_a_token_counts_before_a_certificate(path: Path) -> None:
