@@ -36,9 +36,9 @@ class KeepsDeadLetters(Shell):
     _dead_letters: DeadLetters
 
     @started
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters that are kept here."""
-        return await self._dead_letters.stored(event_id)
+    async def dead_letters(self, selection: Selection | None = None) -> list[DeadLetter]:
+        """Return the dead letters that are kept here, all or those that are chosen."""
+        return await self._dead_letters.stored(selection)
 
     @started
     async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:

@@ -17,9 +17,9 @@ from polku.text import said
 _BACK_SECONDS = 5.0  # how long a part may take for its letters
 
 
-async def stored_letters(parts: ActorHandles, event_id: str | None, *, on_disk: bool) -> list[DeadLetter]:
+async def stored_letters(parts: ActorHandles, selection: Selection | None, *, on_disk: bool) -> list[DeadLetter]:
     """Return the latest letters, oldest first; without those of a part that is away."""
-    answers = await asyncio.gather(*(_stored(h, event_id) for h in (_files(parts) if on_disk else _memories(parts))))
+    answers = await asyncio.gather(*(_stored(h, selection) for h in (_files(parts) if on_disk else _memories(parts))))
     return sorted((letter for found in answers for letter in found), key=lambda letter: letter.time_ns)
 
 
@@ -37,10 +37,10 @@ async def change_letters(parts: ActorHandles, verb: LetterVerb, selection: Selec
         raise UnavailableError(text) from None
 
 
-async def _stored(handle: Any, event_id: str | None) -> list[DeadLetter]:
+async def _stored(handle: Any, selection: Selection | None) -> list[DeadLetter]:
     """Return the letters of one part, none where it is away; raises what it raises."""
     try:
-        found: list[DeadLetter] = await asyncio.wait_for(insist(handle.dead_letters, event_id), _BACK_SECONDS)
+        found: list[DeadLetter] = await asyncio.wait_for(insist(handle.dead_letters, selection), _BACK_SECONDS)
     except (TimeoutError, ray.exceptions.RayActorError):
         return []
     return found

@@ -270,10 +270,10 @@ class RayRuntime:
         self._check()
         return await tap(self.parts, request)
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
+    async def dead_letters(self, selection: Selection | None = None) -> list[DeadLetter]:
         """Return the latest events that could not be delivered, oldest first; without those of a part that is away."""
         self._check()
-        return await stored_letters(self.parts, event_id, on_disk=self._plan.dead_letters is not None)
+        return await stored_letters(self.parts, selection, on_disk=self._plan.dead_letters is not None)
 
     async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
         """Replay or drop dead letters in the file of each node, and return how many."""

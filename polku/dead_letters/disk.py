@@ -49,9 +49,9 @@ class StoredDeadLetters(DeadLetters):
         self._fault = ""
         self._pushed_out: Counter[tuple[str, str]] = Counter()
 
-    async def stored(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the latest dead letters that are on disk, of all events or of one id, oldest first."""
-        letters = await self._call(partial(_latest, event_id))
+    async def stored(self, selection: Selection | None = None) -> list[DeadLetter]:
+        """Return the latest dead letters that are on disk, of all or of those that are chosen, oldest first."""
+        letters = await self._call(partial(_latest, selection or Selection()))
         return [
             DeadLetter(as_event(x), x.emitter, x.code, x.reason, x.detail, x.last_ns, x.attempts)
             for x in reversed(letters)
@@ -207,5 +207,5 @@ def _add(letters: Sequence[Letter], store: DeadLetterStore) -> Mapping[Kind, int
     return store.add(letters)
 
 
-def _latest(event_id: str | None, store: DeadLetterStore) -> list[Letter]:
-    return list(store.select(Selection(event_id=event_id), 1_000))
+def _latest(selection: Selection, store: DeadLetterStore) -> list[Letter]:
+    return list(store.select(selection, 1_000))

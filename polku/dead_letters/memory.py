@@ -103,9 +103,9 @@ class DeadLetters:
         """Keep events on which middleware failed; None means that they are kept."""
         return self._bury_all("", dead)
 
-    async def stored(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the dead letters that are kept, of all events or of one id, oldest first, wherever they are kept."""
-        return [letter for letter in self.latest() if event_id in (None, letter.event.id)]
+    async def stored(self, selection: Selection | None = None) -> list[DeadLetter]:
+        """Return the dead letters that are kept, all or those that are chosen, oldest first, wherever they are kept."""
+        return [letter for letter in self.latest() if selection is None or _is_chosen(letter, selection)]
 
     async def change(self, verb: LetterVerb, selection: Selection) -> int:
         """Do with letters what `polku dlq` does, and return how many those were; raises `UnavailableError`.
@@ -236,3 +236,13 @@ def _trace_id(event: Event) -> str:
     """Return the trace that an event says it is part of (W3C `traceparent`); empty where it says none."""
     found = _TRACEPARENT.match(event.metadata.get("traceparent", ""))
     return found[1] if found else ""
+
+
+def _is_chosen(letter: DeadLetter, selection: Selection) -> bool:
+    """Return whether a selection chooses a letter; those in memory have no ids of their own."""
+    return (
+        selection.event_id in (None, letter.event.id)
+        and selection.emitter in (None, letter.emitter)
+        and selection.code in (None, letter.code)
+        and letter.time_ns >= selection.since_ns
+    )

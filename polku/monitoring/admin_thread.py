@@ -113,8 +113,8 @@ class _Events:
     async def find(self, event_id: str) -> Found:
         return await asyncio.wrap_future(loop_thread.submit(self._runtime.find(event_id)))
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        return await asyncio.wrap_future(loop_thread.submit(self._runtime.dead_letters(event_id)))
+    async def dead_letters(self, selection: Selection | None = None) -> list[DeadLetter]:
+        return await asyncio.wrap_future(loop_thread.submit(self._runtime.dead_letters(selection)))
 
     async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
         return await asyncio.wrap_future(loop_thread.submit(self._runtime.change_dead_letters(verb, selection)))

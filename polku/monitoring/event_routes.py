@@ -39,8 +39,8 @@ class Events(Protocol):
         """Return where the copies of an event are."""
         ...
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the latest dead letters, or those of one event, oldest first."""
+    async def dead_letters(self, selection: Selection | None = None) -> list[DeadLetter]:
+        """Return the latest dead letters, all or those that are chosen, oldest first."""
         ...
 
     async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
@@ -79,7 +79,7 @@ async def _explain(query: str, events: Events) -> dict[str, Any]:
     if not event_id:
         raise ValueError("id: say which event")
     found = await events.find(event_id)
-    letters = await events.dead_letters(event_id)
+    letters = await events.dead_letters(Selection(event_id=event_id))
     copies = [
         {"part": copy.part, "state": copy.state, "time_unix_ns": copy.time_ns, "ahead": copy.ahead, "left": copy.left}
         for copy in found.copies
@@ -94,13 +94,8 @@ async def _letters(query: str, events: Events, redaction: Redaction) -> dict[str
     if "waiting" in fields:
         return {"waiting": await events.change_dead_letters("waiting", Selection())}
     chosen = {name: values[0] for name, values in fields.items()}
-    limit, since = _limit(chosen.get("limit", str(_LETTERS))), _since(chosen.get("since", ""))
-    letters = [
-        letter
-        for letter in reversed(await events.dead_letters(chosen.get("id")))
-        if letter.emitter == chosen.get("emitter", letter.emitter) and letter.code == chosen.get("code", letter.code)
-        if letter.time_ns >= since
-    ]
+    limit = _limit(chosen.get("limit", str(_LETTERS)))
+    letters = (await events.dead_letters(_selection(chosen)))[::-1]
     shown = [{**_letter(one), "event": event_fields(redaction.redacted(one.event))} for one in letters[:limit]]
     if "id" in chosen and not redaction.payload:  # what a destination said may have some of the payload in it
         shown = [{**fields, "detail": one.detail} for fields, one in zip(shown, letters, strict=False)]
@@ -112,13 +107,16 @@ async def _change(verb: LetterVerb, query: str, events: Events) -> dict[str, Any
     if not fields:
         raise ValueError("say which letters: id, emitter, code, since, or all")
     chosen = {name: values[0] for name, values in fields.items()}
-    selection = Selection(
+    return {"letters": await events.change_dead_letters(verb, _selection(chosen))}
+
+
+def _selection(chosen: dict[str, str]) -> Selection:
+    return Selection(
         emitter=chosen.get("emitter"),
         code=chosen.get("code"),
         since_ns=_since(chosen.get("since", "")),
         event_id=chosen.get("id"),
     )
-    return {"letters": await events.change_dead_letters(verb, selection)}
 
 
 def _since(text: str) -> int:

@@ -95,8 +95,8 @@ class Runtime(Protocol):
         """Return it without waiting for any part, where the caller's process can tell."""
         ...
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the latest events that could not be delivered, or those of one id, oldest first."""
+    async def dead_letters(self, selection: Selection | None = None) -> list[DeadLetter]:
+        """Return the latest events that could not be delivered, all or those that are chosen, oldest first."""
         ...
 
     async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:

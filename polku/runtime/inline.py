@@ -101,9 +101,9 @@ class InlineRuntime:
         """Nothing: nobody says when this process has to end."""
         return
 
-    async def dead_letters(self, event_id: str | None = None) -> list[DeadLetter]:
-        """Return the latest events that could not be delivered, oldest first."""
-        return await self._dead_letters.stored(event_id)
+    async def dead_letters(self, selection: Selection | None = None) -> list[DeadLetter]:
+        """Return the latest events that could not be delivered, all or those that are chosen, oldest first."""
+        return await self._dead_letters.stored(selection)
 
     async def change_dead_letters(self, verb: LetterVerb, selection: Selection) -> int:
         """Replay or drop dead letters, and return how many."""

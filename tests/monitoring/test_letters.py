@@ -86,6 +86,26 @@ def test_letters_are_seen_replayed_and_dropped(runtime: str, tmp_path: Path, req
         wait_for(lambda: (tmp_path / "taken").read_text() == "b\na\n")
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_letter_is_found_behind_a_thousand_of_another_emitter(on_disk: bool, tmp_path: Path) -> None:
+    def refuse(batch: Batch) -> list[Failure]:
+        return [Failure(event.id, "no", retryable=False) for event in batch]
+
+    hub = Hub(name="shop-many", runtime="inline").emitter(refuse, name="partner").emitter(refuse, name="ledger")
+    if on_disk:
+        hub.dead_letters(str(tmp_path / "dead.db"))
+    with hub.start(admin_addr="127.0.0.1:0") as pipeline:
+        sender = pipeline.sender()
+        sender.send(Event(id="old", event_type="order", source="shop", route_to=["partner"]))
+        wait_for(lambda: len(pipeline.dead_letters()) == 1)
+        sender.send([Event(id=f"{n}", event_type="order", source="shop", route_to=["ledger"]) for n in range(1_001)])
+        wait_for(lambda: len(pipeline.dead_letters()) == 1_000)  # the latest of them
+        wait_for(lambda: not pipeline.statistics().lanes[0].buffer.outlets["ledger"].waiting)  # type: ignore[union-attr]
+        assert dlq(pipeline, "list", "--emitter", "partner").split()[-2:] == ["old:", "no"]
+        assert dlq(pipeline, "list", "--emitter", "partner", "--code", "POISON") == ""
+        assert len(dlq(pipeline, "list", "--emitter", "ledger", "--limit", "3", "--json").splitlines()) == 3
+
+
 @pytest.mark.parametrize("payload", [False, True])
 def test_the_traceback_is_shown_unless_payloads_are_not_to_be_seen(payload: bool) -> None:
     def crash(event: Event) -> None:
