@@ -7,7 +7,7 @@ import os
 import sys
 
 from polku.cycles import collect_cycles_seldom
-from polku.errors import JournalError, PipelineError, PlanError, SettingError
+from polku.errors import JournalError, JournalLockedError, PipelineError, PlanError, SettingError
 from polku.log_format import say
 
 __all__ = ["main"]
@@ -31,7 +31,7 @@ def main() -> None:
             app.main()
     except (SettingError, PlanError, JournalError) as error:
         say(f"polku: {error}", level="error")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, JournalLockedError) else 2)  # what a service manager had better try again
     except PipelineError as error:
         say(f"polku: {error}", level="error")
         sys.exit(1)

@@ -92,7 +92,7 @@ def test_repair_leaves_a_journal_without_faults_as_it_is(path: Path) -> None:
 def test_repair_is_refused_while_a_process_has_the_journal(path: Path, live: Journal) -> None:
     for options in ([], ["--forget", "a"]):
         refused = polku_here("journal", "repair", str(path), *options)
-        assert refused.returncode == 2
+        assert refused.returncode == 1
         assert f"process {os.getpid()} has it open" in refused.stderr
     assert live.read(2).header.events == 10
 
@@ -149,7 +149,7 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -
     server = Server(tmp_path / "first", *options)
     try:
         second = polku(*options)
-        assert second.returncode == 2
+        assert second.returncode == 1  # that may pass: a unit with RestartPreventExitStatus=2 starts it again
         expected = f"polku: journal {path}: process {server.process.pid} has it open; "
         assert second.stderr.splitlines()[-1].startswith(expected)
         shown = json.loads(polku_here("journal", "stat", str(path), "--json").stdout)
@@ -175,7 +175,7 @@ def test_stat_names_emitters_that_are_no_more_and_rename_gives_what_waits_for_th
 
 def test_rename_wants_an_emitter_that_there_is(path: Path, live: Journal) -> None:
     busy = polku("journal", "rename", str(path), "a", "c")
-    assert (busy.returncode, f"process {os.getpid()} has it open" in busy.stderr) == (2, True)
+    assert (busy.returncode, f"process {os.getpid()} has it open" in busy.stderr) == (1, True)
     live.close()
     for old, new in (("nobody", "c"), ("a", "a"), ("a", "")):
         wrong = polku_here("journal", "rename", str(path), old, new)
