@@ -64,7 +64,7 @@ def open_file(path: Path, *, writable: bool) -> sqlite3.Connection:
         db.create_function("seal", -1, seal, deterministic=True)
         _check_made_by_us(db, path, writable=writable)
         if writable:
-            _prepare(db)
+            _prepare(db, path)
         else:
             read_as_present(db)
     except BaseException:
@@ -104,13 +104,13 @@ def _check_made_by_us(db: sqlite3.Connection, path: Path, *, writable: bool) -> 
         raise JournalPathError(path, f"was written by a newer version of POLKU (format {version}, ours {VERSION})")
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA secure_delete=OFF")  # some builds overwrite what is deleted: all that was written, once more
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     db.execute(f"PRAGMA journal_size_limit={_CHECKPOINT_PAGES * PAGE}")
-    upgrade(db)
+    upgrade(db, path)
     db.executescript(_ENTRY)
 
 

@@ -7,10 +7,14 @@ and sees an older file through temporary views that have what it lacks. To chang
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
 from polku.sqlite import APPLICATION
+
+_LOG = logging.getLogger(__name__)
 
 
 class FormatStep(NamedTuple):
@@ -54,13 +58,16 @@ STEPS = (_TABLES, _OWNER, _PIECES, _SERVED)
 VERSION = len(STEPS)
 
 
-def upgrade(db: sqlite3.Connection) -> None:
-    """Take the steps that a file lacks, all of them or none; raises SQLite's errors."""
+def upgrade(db: sqlite3.Connection, path: Path) -> None:
+    """Take the steps that a file lacks, all of them or none, and log that it is of another format now; raises SQLite's
+    errors.
+    """
     if _version(db) == VERSION:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for step in STEPS[_version(db) :]:
+        version = _version(db)
+        for step in STEPS[version:]:
             for statement in step.upgrade:
                 db.execute(statement)
         db.execute(f"PRAGMA user_version={VERSION}")
@@ -69,6 +76,8 @@ def upgrade(db: sqlite3.Connection) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+    if version:
+        _LOG.info("journal %s: format %d is %d now, which an older POLKU cannot open", path, version, VERSION)
 
 
 def read_as_present(db: sqlite3.Connection) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from polku.errors import JournalError
 from polku.event.v1.event_pb2 import Event
 from polku.sqlite import DEAD_LETTERS
 
+_LOG = logging.getLogger(__name__)
 VERSION = 3
 _OLD = "id, event_id, emitter, code, reason, detail, attempts, first_ns, last_ns, type, source, replay, event"
 COLUMNS = f"{_OLD}, principal"
@@ -103,6 +105,8 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     except BaseException:
         db.execute("ROLLBACK")
         raise
+    if 0 < version < VERSION:
+        _LOG.info("dead letters %s: format %d is %d now, which an older POLKU cannot open", path, version, VERSION)
 
 
 def digest(event: bytes) -> bytes:

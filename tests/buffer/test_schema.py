@@ -87,6 +87,16 @@ def test_a_writer_brings_an_old_journal_to_the_present_format_and_writes_it(old:
     assert list(faults(old)) == []
 
 
+def test_a_change_of_the_format_is_said_once_and_that_an_older_polku_cannot_open_it(
+    old: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for path in (old, old, old.with_name("new.db")):
+        Journal(path).close()
+    said = f"journal {old}: format 1 is {VERSION} now, which an older POLKU cannot open"
+    assert [one.getMessage() for one in caplog.records if "format" in one.getMessage()] == [said]
+
+
 def test_a_damaged_old_journal_is_repaired_into_the_present_format(old: Path) -> None:
     with closing(sqlite3.connect(old, isolation_level=None)) as db:
         db.execute("UPDATE batch SET events=9 WHERE position=1")

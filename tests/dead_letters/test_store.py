@@ -214,10 +214,14 @@ def version_1(path: Path, letters: list[Letter]) -> None:
     db.close()
 
 
-def test_a_file_of_the_first_version_is_brought_up_to_this_one_when_it_is_opened(tmp_path: Path) -> None:
+def test_a_file_of_the_first_version_is_brought_up_to_this_one_when_it_is_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     path = tmp_path / "dead.db"
     version_1(path, [letter("a"), letter("b", ""), letter("gone")])
     store = DeadLetterStore(path, create=False)
+    assert f"{path}: format 1 is {VERSION} now, which an older POLKU cannot open" in caplog.text
     assert [(one.id, one.event_id, one.emitter, one.replay) for one in found(store)] == [
         (1, "a", "sink", 0),
         (2, "b", "", 5),

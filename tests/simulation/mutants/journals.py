@@ -41,8 +41,8 @@ def _synchronous(level: str) -> Iterator[None]:
 
     prepare = journal_file._prepare
 
-    def weakly(db: Any) -> None:
-        prepare(db)
+    def weakly(db: Any, path: Any) -> None:
+        prepare(db, path)
         db.execute(f"PRAGMA synchronous={level}")
 
     with replaced(journal_file, "_prepare", weakly):
