@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec.structs import replace
 
@@ -16,7 +16,8 @@ from polku.batch.receipt import Receipt, Refusal, joining
 from polku.codes import Code
 from polku.errors import DrainingError, InputError, PolkuError
 from polku.event.v1.event_pb2 import Event
-from polku.gateway.acks import answering
+from polku.gateway.ack_size import bounded
+from polku.gateway.acks import answer_events, answering
 from polku.gateway.admission import Admission, admit_events
 from polku.gateway.intake_statistics import IntakeCounters
 from polku.gateway.large import is_large, piece_events
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
 Pieces: TypeAlias = "Sequence[tuple[int, asyncio.Future[Receipt]]]"
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
+_SMALL = 1_000  # events of a message whose Ack is made in one go
 
 
 class IntakeSender:
@@ -73,7 +75,7 @@ class IntakeSender:
     async def push_all(self, admission: Admission, size: int, way: str, *, with_stats: bool = False) -> Awaitable[Ack]:
         """Send what was admitted as `push` does, in pieces where it is large."""
         if not is_large(len(admission.ids), size):
-            return self.push(admission, size, way, with_stats=with_stats)
+            return self.pending(admission, size, way, with_stats=with_stats)
         self._counters.admit(len(admission.ids), admission.refused, way)
         admission.batch.wants_fates = with_stats
         sent = await self.send_pieces(admission, size + admission.filled_bytes)
@@ -81,13 +83,20 @@ class IntakeSender:
 
     def push(self, admission: Admission, size: int, way: str, *, with_stats: bool = False) -> Awaitable[Ack]:
         """Send what was admitted and return the awaitable of its Ack, with its own statistics if `with_stats`."""
+        pending = self.pending(admission, size, way, with_stats=with_stats)
+        return pending.wait() if isinstance(pending, PendingAck) else pending
+
+    def pending(
+        self, admission: Admission, size: int, way: str, *, with_stats: bool = False
+    ) -> PendingAck | Awaitable[Ack]:
+        """Send what was admitted as `push` does; return its Ack, of which the future of the receipt may be known."""
         self._counters.admit(len(admission.ids), admission.refused, way)
         if not admission.ids:
             return in_slices(answering(admission, self._counters.latest, with_stats=with_stats))
         admission.batch.wants_fates = with_stats
         size += admission.filled_bytes
         admission = replace(admission, batch=self.prepare(admission.batch))
-        return self._acknowledge(admission, self.send(admission.batch, size), with_stats=with_stats)
+        return PendingAck(self, admission, self.send(admission.batch, size), with_stats)
 
     def push_together(self, admissions: Sequence[Admission], size: int, way: str) -> asyncio.Future[Receipt]:
         """Send what was admitted of several requests as one batch; return the future of its receipt.
@@ -110,10 +119,6 @@ class IntakeSender:
             return nothing
         batch.wants_fates = True
         return self.send(self.prepare(batch), size)
-
-    async def _acknowledge(self, admission: Admission, answer: asyncio.Future[Receipt], *, with_stats: bool) -> Ack:
-        receipt = await self.settle(len(admission.ids), answer)
-        return await in_slices(answering(admission, receipt, with_stats=with_stats))
 
     async def _acknowledge_pieces(self, admission: Admission, sent: Pieces, *, with_stats: bool) -> Ack:
         return await in_slices(answering(admission, await self.settle_pieces(sent), with_stats=with_stats))
@@ -215,6 +220,53 @@ class IntakeSender:
         return self._counters.latest._replace(
             refused=refused, fates=tuple((at, "forwarded", -1) for at in range(count))
         )
+
+
+class PendingAck(Awaitable[Ack]):
+    """The Ack of a message that is on its way: it is awaited, or, if it `is_small`, looked at like a future.
+
+    That takes no task: the Ack is made once the receipt is there, by whoever asks for it then.
+    """
+
+    __slots__ = ("_admission", "_receipt", "_sender", "_with_stats")
+
+    def __init__(
+        self, sender: IntakeSender, admission: Admission, receipt: asyncio.Future[Receipt], with_stats: bool
+    ) -> None:
+        self._sender = sender
+        self._admission = admission
+        self._receipt = receipt
+        self._with_stats = with_stats
+
+    def __await__(self) -> Generator[Any, None, Ack]:
+        return self.wait().__await__()
+
+    async def wait(self) -> Ack:
+        """Wait for the Ack, and make it in turns with others."""
+        receipt = await self._sender.settle(len(self._admission.ids), self._receipt)
+        return await in_slices(answering(self._admission, receipt, with_stats=self._with_stats))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is made within a millisecond or two, whatever is said in it."""
+        return len(self._admission.ids) + len(self._admission.refused) <= _SMALL
+
+    def done(self) -> bool:
+        """Return whether the receipt is there."""
+        return self._receipt.done()
+
+    def cancel(self) -> None:
+        """Wait no more for the receipt; what was sent stays sent."""
+        self._receipt.cancel()
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        """Call when the receipt is there."""
+        self._receipt.add_done_callback(callback)
+
+    def result(self) -> Ack:
+        """Return the Ack, bounded to what every client takes, once it is `done`."""
+        receipt = self._sender.settled(len(self._admission.ids), self._receipt)
+        return bounded(answer_events(self._admission, receipt, with_stats=self._with_stats))
 
 
 async def ready(ack: Ack) -> Ack:

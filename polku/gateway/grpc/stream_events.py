@@ -18,6 +18,7 @@ from polku.gateway.grpc.calls import StreamCall
 from polku.gateway.grpc_status import Baselines, status_of
 from polku.gateway.intake import Intake
 from polku.gateway.places import Places
+from polku.gateway.sending import PendingAck
 from polku.log import RepeatedLog
 from polku.rpc.status import Status, StatusCode
 from polku.text import named
@@ -66,7 +67,7 @@ class AckStream:
         self._batches: deque[bytes] = deque()  # that have come and are not taken yet
         self._waiting_bytes = 0  # of them
         self._taking: asyncio.Future[Awaitable[Ack]] | None = None
-        self._acks: deque[asyncio.Future[Ack]] = deque()
+        self._acks: deque[asyncio.Future[Ack] | PendingAck] = deque()
         self._is_held = self._has_ended = self._is_over = False
 
     def messages(self, messages: list[bytes]) -> bool:
@@ -178,14 +179,15 @@ class AckStream:
         except BaseException as error:
             self._fail(error)
             return
-        ack = start_eagerly(_awaited(answer))
+        ack: asyncio.Future[Ack] | PendingAck
+        ack = answer if isinstance(answer, PendingAck) and answer.is_small else start_eagerly(_awaited(answer))
         self._acks.append(ack)
         if ack.done():
             self._answer()
         else:
             ack.add_done_callback(self._answered_later)
 
-    def _answered_later(self, _: asyncio.Future[Ack]) -> None:
+    def _answered_later(self, _: object) -> None:
         if not self._is_over:
             self._answer()
             self._go_on()

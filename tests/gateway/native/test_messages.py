@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,9 +18,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hpack import Decoder, Encoder
 
 from polku import Event, Hub, Pipeline
+from polku.aio import loop_thread
 from polku.gateway.grpc.answers import trailers
 from polku.gateway.grpc.server import NativeServer
 from polku.http2 import frames as f
+from polku.rpc.messages import prefixed
 from polku.rpc.status import Status
 from polku.v1 import gateway_pb2, gateway_pb2_grpc
 from polku.v1.gateway_pb2 import EventPayload, IngestBatch, IngestEvent
@@ -165,3 +168,37 @@ def test_messages_of_a_status_survive_the_header(text: str) -> None:
     fields = dict(Decoder().decode(trailers(Status(3, text)), raw=True))
     assert fields[b"grpc-status"] == b"3"
     assert unquote(fields[b"grpc-message"].decode()) == text.replace("\n", "\\n")
+
+
+def test_calls_and_messages_that_come_together_make_no_task_each(pipeline: Pipeline, recorder: Recorder) -> None:
+    """Not of 400 calls, nor of 400 messages on one stream: parts of a pipeline have tasks, each for many of them."""
+    host, _, port = str(pipeline.address).rpartition(":")
+    kind = ("content-type", "application/grpc")
+    call, stream = (
+        Encoder().encode([(":method", "POST"), (":scheme", "http"), (":path", path), kind]) for path in (SEND, STREAM)
+    )
+    made: list[str] = []
+
+    def make(running: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(getattr(work, "__qualname__", type(work).__name__))
+        return asyncio.Task(work, loop=running, **options)
+
+    events = [Event(id=f"e{number}", event_type="t", source="s", timestamp_unix_ns=1) for number in range(800)]
+    calls = [prefixed(IngestEvent(event=event).SerializeToString(), packed=False) for event in events[:400]]
+    wire = [f.PREFACE, f.settings({})]
+    for number, message in enumerate(calls):
+        wire.append(f.frame(f.HEADERS, f.END_HEADERS, 2 * number + 1, call))
+        wire.append(f.frame(f.DATA, f.END_STREAM, 2 * number + 1, message))
+    wire.append(f.frame(f.HEADERS, f.END_HEADERS, 801, stream))
+    for event in events[400:]:
+        batch = IngestBatch(source="s", events=EventPayload(events=[event])).SerializeToString()
+        wire.append(f.frame(f.DATA, 0, 801, prefixed(batch, packed=False)))
+    running = loop_thread.loop()
+    running.call_soon_threadsafe(running.set_task_factory, make)
+    try:
+        with socket.create_connection((host, int(port)), timeout=30) as sock:
+            sock.sendall(b"".join(wire))
+            assert len(recorder.wait_for(800)) == 800
+    finally:
+        running.call_soon_threadsafe(running.set_task_factory, None)
+    assert len(made) < 100, Counter(made)
