@@ -38,9 +38,9 @@ def packed(content: bytes, status: int, megabytes: int, seconds: float, kind: st
 
 BATCH = "application/cloudevents-batch+json"
 BODIES = {
-    "empty members of gzip": lambda: Body(MEMBER * (MB // len(MEMBER)) + gzip.compress(b"{}"), 400, 16, 0.5),
-    "empty frames of zstd": lambda: Body(FRAME * (MB // len(FRAME)) + FRAME, 400, 16, 0.5, encoding="zstd"),
-    "frames of zstd to skip": lambda: Body(SKIPPED * (MB // len(SKIPPED)) + FRAME, 400, 16, 0.5, encoding="zstd"),
+    "empty members of gzip": lambda: Body(MEMBER * (MB // len(MEMBER)) + gzip.compress(b"{}"), 400, 32, 0.5),
+    "empty frames of zstd": lambda: Body(FRAME * (MB // len(FRAME)) + FRAME, 400, 32, 0.5, encoding="zstd"),
+    "frames of zstd to skip": lambda: Body(SKIPPED * (MB // len(SKIPPED)) + FRAME, 400, 32, 0.5, encoding="zstd"),
     "a bomb": lambda: packed(bytes(100 * MB), 413, 32, 0.5),
     "a name that appears twice": lambda: packed(b'{"metadata":{%s,"%06x":""}}' % (names(30_000), 29_999), 400, 48, 1.5),
     "two million numbers": lambda: packed(b"[" + b"1," * 2_000_000 + b"1]", 400, 48, 1.0),
