@@ -36,6 +36,8 @@ os.environ["RAY_ADDRESS"] = "local"  # programs that tests start must not attach
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup programs that tests start would ignore it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # and this one where a shell has started the tests with `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in [name for name in os.environ if name.startswith("POLKU_")]:
     del os.environ[name]
 
