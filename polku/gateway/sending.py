@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _REPLAYED_TOO_SOON = "a Deduplicator has dropped it, since it knows the id; replay it again once that is forgotten"
 Pieces: TypeAlias = "Sequence[tuple[int, asyncio.Future[Receipt]]]"
 _REPEATED = RepeatedLog(logging.getLogger(__name__))
-_SMALL = 1_000  # events of a message whose Ack is made in one go
+_SMALL = 100  # events of a message whose Ack is made in one go; for more of them a task costs nothing
 
 
 class IntakeSender:
@@ -248,7 +248,7 @@ class PendingAck(Awaitable[Ack]):
 
     @property
     def is_small(self) -> bool:
-        """Whether it is made within a millisecond or two, whatever is said in it."""
+        """Whether it is made in no time, whatever is said in it."""
         return len(self._admission.ids) + len(self._admission.refused) <= _SMALL
 
     def done(self) -> bool:
