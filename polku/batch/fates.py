@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from polku.batch.lineage import by_unique_id, origins
 from polku.batch.receipt import Fate
-from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
+
+if TYPE_CHECKING:
+    from polku.contracts import Outcome
 
 
 class Attribution(Struct, frozen=True):

@@ -15,10 +15,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, count, repeat
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from polku.batch.receipt import Refusal, weightier
-from polku.contracts import Outcome
 from polku.event.v1.event_pb2 import Event
+
+if TYPE_CHECKING:
+    from polku.contracts import Outcome
 
 _ID = attrgetter("id")
 

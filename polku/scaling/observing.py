@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from polku.monitoring.statistics import LaneStatistics, PipelineStatistics
 from polku.scaling.rules import Range, Scaling
+
+if TYPE_CHECKING:
+    from polku.monitoring.statistics import LaneStatistics, PipelineStatistics
 
 _WINDOW_SECONDS = 5.0
 _OWN = ("scaling", "reload")  # parts that say what became of changes

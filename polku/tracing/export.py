@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from polku.errors import SettingError
-from polku.plan import Plan
 from polku.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+    from polku.plan import Plan
 
 WAYS = ("off", "otlp")
 

@@ -136,6 +136,25 @@ def test_only_the_pipeline_and_the_command_line_load_actors() -> None:
     assert {part for part, names in edges().items() if "polku.actors" in names} <= {"pipeline", "cli"}
 
 
+def _loads(path: Path) -> Iterator[str]:
+    """Yield each part of POLKU that a file loads as soon as it is imported."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("polku."):
+            yield str(node.module).split(".")[1]
+
+
+def test_no_part_loads_itself_by_way_of_others() -> None:
+    loads: dict[str, set[str]] = defaultdict(set)
+    for part, path in _modules():
+        if "_pb2" not in path.name:
+            loads[part] |= set(_loads(path)) - {part}
+    assert len(loads) > 50
+    left = dict(loads)
+    while bottom := {part for part, above in left.items() if not above & left.keys()}:
+        left = {part: above for part, above in left.items() if part not in bottom}
+    assert left == {}, "these load one another in a circle"
+
+
 def test_every_part_of_a_rule_is_there() -> None:
     parts = {part for part, _ in _modules()}
     ruled = {*ONLY, *NEVER, *FOREIGN, *(name for names in NEVER.values() for name in names)}
