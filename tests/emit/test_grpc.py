@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import grpc
 import pytest
 
-from polku import Batch, Event, Failure, GrpcEmitter, MisconfiguredError, PlanError, RejectedError, RetryableError
+from polku import Batch, Event, Failure, GrpcEmitter, MisconfiguredError, RejectedError, RetryableError
 from polku.clock import SystemClock
 from polku.emit.grpc.client import GrpcClient
 from polku.v1.gateway_pb2 import AckError, IngestBatch
@@ -345,27 +345,6 @@ async def test_a_cancelled_call_ends_at_once_and_the_others_go_on(server: Sink, 
             await tasks[1]
         server.release()
         assert [await task for task in (tasks[0], tasks[2])] == [[], []]
-
-
-@pytest.mark.parametrize(
-    ("endpoints", "options", "message"),
-    [
-        ([], {}, "endpoints"),
-        (None, {}, "endpoints"),
-        ("localhost", {}, "endpoint='localhost' has no port"),
-        ("ftp://host:1", {}, "endpoint='ftp://host:1'"),
-        ("http://host:1/path", {}, "endpoint="),
-        ("host:1", {"timeout": 0}, "timeout=0"),
-        ("host:1", {"window": 0}, "window=0"),
-        ("host:1", {"token": "two\nlines"}, "token must be"),
-        ("host:1", {"token": 5}, "token must be"),
-        ("host:1", {"root_certificates": 5}, "root_certificates must be"),
-    ],
-)
-def test_a_wrong_setting_is_named(endpoints: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(PlanError, match="GrpcEmitter") as caught:
-        GrpcEmitter(endpoints, **options)
-    assert message in str(caught.value)
 
 
 @asynccontextmanager

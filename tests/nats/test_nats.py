@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import itertools
 import time
@@ -13,9 +12,7 @@ from typing import Any
 import pytest
 
 from polku import (
-    Batch,
     BufferStrategy,
-    Emitter,
     Event,
     Hub,
     MisconfiguredError,
@@ -31,6 +28,7 @@ from polku.testing import EmitterCheck, SourceCheck, emitter_checks, source_chec
 from tests.nats.destination import Nats
 from tests.nats.origin import NatsOrigin
 from tests.nats.server import Server, needs_nats
+from tests.support.emitting import emit
 from tests.support.recorder import Recorder
 from tests.tracing.spans import InMemory, id_of, parent_of
 
@@ -86,18 +84,6 @@ def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def emit(emitter: Emitter, *events: Event) -> list[Any]:
-    """Emit one batch as it is, without the resilience around it."""
-
-    async def run() -> list[Any]:
-        try:
-            return list(await emitter.emit(Batch.from_events(events, routes=())) or ())  # type: ignore[misc]
-        finally:
-            await emitter.close()  # type: ignore[attr-defined]
-
-    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("check", emitter_checks(Nats.abilities), ids=str)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from polku import Batch, Emitter, Event, Hub, MisconfiguredError, PlanError, PostgresEmitter, RetryableError, Secret
+from polku import Event, Hub, MisconfiguredError, PlanError, PostgresEmitter, RetryableError, Secret
 from polku.clock import SystemClock
 from polku.testing import Ability, Destination, EmitterCheck, emitter_checks
 from tests.postgres.server import Server, needs_postgres
+from tests.support.emitting import emit
 
 pytestmark = needs_postgres
 NUMBERS = itertools.count()
@@ -89,18 +90,6 @@ def table(server: Server) -> str:
     name = f"t{next(NUMBERS)}"
     server.query(f"CREATE TABLE {name} (LIKE events INCLUDING ALL)")
     return name
-
-
-def emit(emitter: Emitter, *events: Event) -> list[Any]:
-    """Emit one batch as it is, without the resilience around it."""
-
-    async def run() -> list[Any]:
-        try:
-            return list(await emitter.emit(Batch.from_events(events, routes=())) or ())  # type: ignore[misc]
-        finally:
-            await emitter.close()  # type: ignore[attr-defined]
-
-    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("check", emitter_checks(Postgres.abilities), ids=str)

@@ -11,8 +11,8 @@ import pytest
 from polku import Breaker, Certificate, Hub, PlanError, PostgresEmitter, Resilience, RetryableError, Secret, new_event
 from polku.clock import SystemClock
 from tests.postgres.server import Server, needs_postgres
-from tests.postgres.test_postgres import emit
 from tests.support.authority import Authority
+from tests.support.emitting import emit
 from tests.support.encrypted import Tls, reads_certificates_again
 
 pytestmark = needs_postgres

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
 
-from polku import Batch, Emitter, Event
+from polku import Event
 
 
 def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
@@ -25,15 +24,3 @@ def write(client: Any, stream: str, count: int, start: int = 0) -> None:
 
 def pending(client: Any, stream: str, group: str = "g") -> int:
     return int(client.xpending(stream, group)["pending"])
-
-
-def emit(emitter: Emitter, *events: Event) -> list[Any]:
-    """Emit one batch as it is, without the resilience around it."""
-
-    async def run() -> list[Any]:
-        try:
-            return list(await emitter.emit(Batch.from_events(events, routes=())) or ())  # type: ignore[misc]
-        finally:
-            await emitter.close()  # type: ignore[attr-defined]
-
-    return asyncio.run(run())

@@ -18,7 +18,8 @@ from polku import (
 )
 from polku.clock import SystemClock
 from tests.redis.server import Server, needs_redis
-from tests.redis.streams import emit, wait_for
+from tests.redis.streams import wait_for
+from tests.support.emitting import emit
 from tests.support.recorder import Recorder
 
 pytestmark = needs_redis
