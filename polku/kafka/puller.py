@@ -139,7 +139,7 @@ class Puller:
         return SourceState(text, alarm, self._records, self._commits, lag, flying)
 
     def assigned(self, places: Sequence[Place]) -> None:
-        """Begin to work on these partitions, unless it leaves the group, for good or to join it again."""
+        """Begin to work on these partitions, unless this member is leaving the group, or joins it again."""
         if self._consumer is None or self._consumer.is_stopped:
             return
         for place in places:
